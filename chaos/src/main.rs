@@ -1,0 +1,3 @@
+//! The chaos tool.
+
+fn main() {}

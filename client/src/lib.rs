@@ -1,0 +1,3 @@
+//! The wire protocol of ApexKV and a blocking client.
+
+pub mod protocol;

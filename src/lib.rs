@@ -1,0 +1,5 @@
+//! ApexKV.
+
+pub mod error;
+pub mod raft;
+pub mod storage;

@@ -1,0 +1,5 @@
+//! The Raft core.
+
+mod message;
+
+pub use message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId, TermRun};

@@ -1,0 +1,136 @@
+//! What travels between the threads: events into the Raft thread's inbox, and what it hands back. Plain data; the only behaviour
+//! here is naming. Nothing in an event holds a lock or needs one to be read.
+
+use crate::raft::{Envelope, NodeId};
+use crate::storage::log::Piece;
+use crate::storage::store::Located;
+use crate::storage::writer::Completion;
+
+/// One thing that happened, for the Raft thread. `C` names a client connection (an `Arc` of it in the server, a number in a
+/// simulator).
+#[derive(Debug)]
+pub enum Event<C> {
+    /// Requests read from one connection in one go.
+    Client(ClientBatch<C>),
+    /// A message from a peer, its records checked.
+    Peer(Incoming),
+    /// A link to or from a peer changed.
+    Link(NodeId, LinkChange),
+    /// The log writer finished a job.
+    Disk(Completion),
+    /// The preparer could not make a segment; text for a person. It is asked again later.
+    NotPrepared(String),
+    /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.
+    Shutdown,
+}
+
+/// What happened to the links with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// Its control link to us is open; `fresh` when its boot counter or process is not the one seen before.
+    Up {
+        /// The peer has been restarted since: progress starts afresh.
+        fresh: bool,
+    },
+    /// Its control link to us broke (reset, end of stream, silence).
+    Down,
+    /// Our bulk link to it broke or its queue was full: messages were dropped.
+    Dropped,
+}
+
+/// Requests that one connection read in one go, in the order in which they stand on the wire. A batch ends behind a SCAN, and a
+/// connection sends no further batch before every lookup and the `barrier` of the last one have been answered.
+#[derive(Debug)]
+pub struct ClientBatch<C> {
+    /// Whom to answer.
+    pub client: C,
+    /// The writes, and the reads that stand before a write.
+    pub requests: Vec<Request>,
+    /// The unsealed records of all writes, one after another, in order.
+    pub records: Vec<u8>,
+    /// Set when reads follow the last write: the connection wants [`Outcome::Proceed`] for this slot, meaning that a lookup made from
+    /// now on is linearizable for every read in the batch behind the last write.
+    pub barrier: Option<Slot>,
+    /// Time limit in milliseconds for all of it; the server's default is filled in by the connection.
+    pub deadline_ms: u32,
+}
+
+/// Names a request within its connection: strictly growing.
+pub type Slot = u64;
+
+/// One request of a batch.
+#[derive(Debug)]
+pub enum Request {
+    /// The next record of `records`.
+    Write {
+        /// To be answered with a write's outcome.
+        slot: Slot,
+    },
+    /// A GET or GETV with a write behind it in the batch: its location is taken exactly at this place of the order.
+    Lookup {
+        /// To be answered with [`Outcome::Found`] or [`Outcome::NotFound`].
+        slot: Slot,
+        /// Which key.
+        key: Box<[u8]>,
+    },
+}
+
+/// The answer to one slot of a connection.
+#[derive(Debug)]
+pub struct Reply<C> {
+    /// The connection.
+    pub client: C,
+    /// Which request.
+    pub slot: Slot,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a request, a lookup or a barrier ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The write took effect with this version.
+    Written {
+        /// The log index of the write.
+        version: u64,
+    },
+    /// A delete or a lookup of an absent key.
+    NotFound,
+    /// A compare-and-set met another version; 0 is absent.
+    Conflict {
+        /// The version that stands.
+        current: u64,
+    },
+    /// A lookup's value is there; the connection's thread reads it.
+    Found(Located),
+    /// The reads behind the barrier may be looked up now.
+    Proceed,
+    /// This node does not lead; no effect.
+    NotLeader {
+        /// The leader it knows of.
+        leader: Option<NodeId>,
+    },
+    /// The write may have taken effect or may yet; text for a person.
+    Unknown(&'static str),
+    /// No effect, try again later; text for a person.
+    Busy(&'static str),
+}
+
+/// A message that arrived from a peer.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The message; `from` is the peer of the link, `to` is this node.
+    pub envelope: Envelope,
+    /// The records of an append, sealed, contiguous, each checked (header and payload CRC, consecutive indexes that follow `prev`);
+    /// empty otherwise.
+    pub records: Vec<u8>,
+}
+
+/// A message for a peer. Which link it takes follows from [`crate::raft::Message::is_bulk`].
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The message.
+    pub envelope: Envelope,
+    /// The records of an append, pinned when the message was made.
+    pub records: Vec<Piece>,
+}

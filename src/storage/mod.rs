@@ -1,0 +1,4 @@
+//! Storage: disk and memory maps only. (The format document is to stand here.)
+
+pub mod disk;
+pub mod record;
