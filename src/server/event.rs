@@ -51,6 +51,8 @@ pub struct ClientBatch<C> {
     /// Set when reads follow the last write: the connection wants [`Outcome::Proceed`] for this slot, meaning that a lookup made from
     /// now on is linearizable for every read in the batch behind the last write.
     pub barrier: Option<Slot>,
+    /// Writes of an earlier batch of this connection are still unanswered; the reads behind the barrier wait for them.
+    pub after_writes: bool,
     /// Time limit in milliseconds for all of it; the server's default is filled in by the connection.
     pub deadline_ms: u32,
 }
