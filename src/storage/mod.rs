@@ -4,4 +4,5 @@ pub mod disk;
 pub mod mapping;
 pub mod real;
 pub mod record;
+pub mod simulated;
 pub mod slots;
