@@ -5,8 +5,8 @@ use super::fill;
 
 /// Size of a batch's header; a multiple of the alignment, so that records start right behind it.
 pub(super) const HEADER_BYTES: u64 = 96;
-/// Batches start at multiples of this. The part of a batch in any sector is thus never shorter, and never equals the fill by chance.
-pub(super) const ALIGNMENT: u64 = 16;
+/// Batches start at multiples of this, so that they consist of whole units of the fill.
+pub(super) const ALIGNMENT: u64 = fill::UNIT as u64;
 /// A batch takes no further record once its body has this size; a single record may be larger.
 pub(super) const BODY_MAX: u64 = 4 << 20;
 

@@ -1,8 +1,10 @@
 //! The fill: what a segment holds where nothing has been written yet. It is computable at any offset from the segment's own seed,
 //! never looks like data, and differs between segments, so that "never written" can be told from "written and rotted".
 
-/// Size of the unit that a disk writes wholly or not at all.
-pub(super) const SECTOR: u64 = 512;
+/// Batches begin and end between two units of this size. A unit that was written never equals the fill: nobody who sends values knows
+/// the seed, and padding differs from it. Disks write whole sectors, and a sector, or the part of one that belongs to a batch, consists
+/// of units; so a write that was interrupted leaves at least one of them as it was.
+pub(super) const UNIT: usize = 16;
 
 /// Eight bytes of the fill, by their number in the file (splitmix64 of the seed and the number).
 fn word(seed: u64, number: u64) -> u64 {
@@ -39,19 +41,10 @@ pub(super) fn is_fill(seed: u64, offset: u64, bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether some sector, or the part of a sector, of `bytes` at `offset` is still the fill: the mark of a write that a power cut
-/// interrupted.
-pub(super) fn holds_unwritten_sector(seed: u64, offset: u64, bytes: &[u8]) -> bool {
-    let mut start = 0;
-    while start < bytes.len() {
-        let at = offset + start as u64;
-        let length = ((SECTOR - at % SECTOR) as usize).min(bytes.len() - start);
-        if is_fill(seed, at, &bytes[start..start + length]) {
-            return true;
-        }
-        start += length;
-    }
-    false
+/// Whether some unit of `bytes`, which stand at `offset` and begin and end between two units, is still the fill: the mark of a write
+/// that was interrupted.
+pub(super) fn holds_unwritten_unit(seed: u64, offset: u64, bytes: &[u8]) -> bool {
+    (offset..).step_by(UNIT).zip(bytes.chunks(UNIT)).any(|(at, unit)| is_fill(seed, at, unit))
 }
 
 /// The padding that stands at `offset`: the complement of the fill, so that a written sector never looks unwritten however few bytes
@@ -81,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn one_unwritten_part_of_a_sector_is_found() {
-        let mut bytes = vec![0; 1500];
-        assert!(!holds_unwritten_sector(3, 500, &bytes));
-        fill(3, 500, &mut bytes[..12]);
-        assert!(holds_unwritten_sector(3, 500, &bytes), "the twelve bytes up to the boundary at 512");
-        bytes[11] ^= 1;
-        assert!(!holds_unwritten_sector(3, 500, &bytes));
+    fn one_unwritten_unit_is_found() {
+        let mut bytes = vec![0; 160];
+        assert!(!holds_unwritten_unit(3, 496, &bytes));
+        fill(3, 512, &mut bytes[16..32]);
+        assert!(holds_unwritten_unit(3, 496, &bytes));
+        bytes[31] ^= 1;
+        assert!(!holds_unwritten_unit(3, 496, &bytes));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod record;
 mod recovery;
 mod scan;
 mod segment;
+pub mod simulated;
 pub mod slots;
 mod stage;
 pub mod store;

@@ -33,10 +33,10 @@ pub(super) fn judge(segment: &Segment, at: u64, header: Option<&BatchHeader>) ->
     }
     let mut written = vec![0; (end - at) as usize];
     segment.read_file(&mut written, at)?;
-    if fill::holds_unwritten_sector(segment.seed(), at, &written) {
+    if fill::holds_unwritten_unit(segment.seed(), at, &written) {
         return Ok(Tail::Torn);
     }
-    Err(super::corrupt(segment.name(), at, format!("{what}, though every sector of it was written")))
+    Err(super::corrupt(segment.name(), at, format!("{what}, though all of it was written")))
 }
 
 /// The offset of the first valid batch header at or behind `from`.
