@@ -2,4 +2,5 @@
 
 pub mod error;
 pub mod raft;
+pub mod server;
 pub mod storage;
