@@ -1,6 +1,7 @@
 //! ApexKV.
 
 pub mod error;
+pub mod protocol;
 pub mod raft;
 pub mod server;
 pub mod storage;
