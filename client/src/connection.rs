@@ -248,6 +248,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn waits_are_cut_to_powers_of_two_and_never_longer_than_asked_above_a_millisecond() {
@@ -255,5 +256,29 @@ mod tests {
             assert_eq!(wait_slice(Duration::from_millis(left)), Duration::from_millis(expected), "{left} ms");
         }
         assert_eq!(wait_slice(Duration::MAX), Duration::from_millis(65_536));
+    }
+
+    #[test]
+    fn memory_follows_the_bytes_that_arrived_not_the_length_that_was_announced() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on this machine");
+        let endpoint = listener.local_addr().expect("a bound listener has an address").to_string();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut connection = Connection::open(&endpoint, Duration::from_secs(1), deadline).expect("the listener is there");
+        let (mut node, _) = listener.accept().expect("the connection is there");
+
+        let announced = MAX_RESPONSE_PAYLOAD as u32;
+        node.write_all(&[&[0][..], &announced.to_le_bytes(), b"little"].concat()).expect("an open socket");
+        let silence = Duration::from_millis(50);
+        let error = connection.receive_while_alive(deadline, silence).expect_err("the rest never arrives");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connection.end, 11, "the announcement and the beginning have arrived");
+        assert_eq!(connection.input.len(), INPUT_BYTES);
+
+        let arrives = vec![1; 5 * INPUT_BYTES];
+        let writer = std::thread::spawn(move || node.write_all(&arrives).map(|()| node));
+        connection.receive_while_alive(deadline, silence).expect_err("the rest never arrives");
+        assert_eq!(connection.end, 11 + 5 * INPUT_BYTES);
+        assert_eq!(connection.input.len(), 8 * INPUT_BYTES);
+        writer.join().expect("no panic").expect("an open socket");
     }
 }

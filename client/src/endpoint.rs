@@ -83,7 +83,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_connected_to_is_refused_with_the_remedy() {
-        for bad in ["", "localhost", ":9001", "localhost:", "localhost:0", "localhost:65536", "localhost:+1", "::1:9001", "a b:1", "http://a:1"] {
+        for bad in
+            ["", "localhost", ":9001", "localhost:", "localhost:0", "localhost:65536", "localhost:+1", "::1:9001", "a b:1", "http://a:1"]
+        {
             let reason = check_endpoint(bad).expect_err(bad);
             assert!(reason.contains("host:port"), "{bad}: {reason}");
         }
