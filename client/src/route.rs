@@ -125,11 +125,8 @@ mod tests {
         let mut route = route(&["a:1", "b:1"]);
         assert_eq!(route.redirected(Some("b:1")), Duration::ZERO);
         assert_eq!(route.redirected(Some("a:1")), PAUSE_MIN);
-        assert_eq!(
-            route.redirected(Some(&route.target().to_owned())),
-            Duration::ZERO,
-            "naming oneself names nobody, the other's turn comes"
-        );
+        let itself = route.target().to_owned();
+        assert_eq!(route.redirected(Some(&itself)), Duration::ZERO, "whoever names oneself names nobody, and the other's turn comes");
     }
 
     #[test]

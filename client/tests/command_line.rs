@@ -91,16 +91,14 @@ fn each_outcome_has_its_exit_code_and_its_object() {
     ];
     for (answer, arguments, expected, status) in cases {
         let node = Node::always(answer);
-        // The last flag of a name wins over the one that every test gives.
-        let arguments: Vec<&str> = arguments.to_vec();
         let mut plain = Command::new(env!("CARGO_BIN_EXE_apexkv-client"));
-        let output = plain.args(["--endpoints", &node.endpoint]).args(&arguments).output().expect("the binary starts");
+        let output = plain.args(["--endpoints", &node.endpoint]).args(arguments).output().expect("the binary starts");
         assert_eq!((code(&output), output.stdout.len()), (expected, 0), "{arguments:?}");
         let text = String::from_utf8(output.stderr).expect("messages are text");
         assert!(text.starts_with("apexkv-client: ") && text.lines().count() == 1, "{text}");
 
         let mut plain = Command::new(env!("CARGO_BIN_EXE_apexkv-client"));
-        let output = plain.args(["--endpoints", &node.endpoint, "-o", "json"]).args(&arguments).output().expect("the binary starts");
+        let output = plain.args(["--endpoints", &node.endpoint, "-o", "json"]).args(arguments).output().expect("the binary starts");
         let objects = objects(&output);
         assert_eq!((code(&output), objects.len()), (expected, 1), "{arguments:?}");
         assert_eq!((&objects[0]["ok"], &objects[0]["status"]), (&json!(false), &json!(status)));

@@ -215,7 +215,8 @@ fn without_a_leader_every_endpoint_is_named_with_its_reason() {
     let Error::Unavailable { attempts, .. } = &error else { panic!("expected no leader, got {error:?}") };
     let mut named: Vec<&str> = attempts.iter().map(|attempt| attempt.endpoint.as_str()).collect();
     let mut expected: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    (named.sort(), expected.sort());
+    named.sort();
+    expected.sort();
     assert_eq!(named, expected);
     let text = error.to_string();
     assert!(text.contains("knows of none") && text.contains(&format!("{dead} (cannot connect")), "{text}");

@@ -61,8 +61,8 @@ impl Output {
         let _ = self.flush();
         // A node's own words may hold anything; a terminal is not to be driven by them.
         let message = escape(trouble.message().as_bytes());
-        let about = key.map(|key| format!("{}: ", escape(key))).unwrap_or_default();
-        let _ = writeln!(io::stderr(), "apexkv-client: {about}{message}");
+        let absent = key.filter(|_| matches!(trouble, Trouble::NotFound)).map(|key| format!(": {}", escape(key))).unwrap_or_default();
+        let _ = writeln!(io::stderr(), "apexkv-client: {message}{absent}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The requests themselves: frames that are encoded once, with a key number that is written over before each use.
 
-use super::{BenchOptions, Workload, usage};
+use super::{BenchOptions, Workload};
 use apexkv_client::protocol::{Command, LARGEST_KEY, LARGEST_VALUE, REQUEST_HEADER, Status, encode_request};
 use apexkv_client::{Connection, Error, Pipeline};
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ impl Load {
         let (key_size, value_size) = (options.key_size, options.value_size);
         if key_size < key_min as u64 || key_size > LARGEST_KEY as u64 {
             let reason = format!("--key-size {key_size} does not fit; {} keys need {key_min} to {LARGEST_KEY} bytes each", options.keys);
-            return Err(usage(reason));
+            return Err(Error::Usage(reason));
         }
         if value_size > LARGEST_VALUE as u64 {
-            return Err(usage(format!("--value-size {value_size} is too large; a value has at most {LARGEST_VALUE} bytes")));
+            return Err(Error::Usage(format!("--value-size {value_size} is too large; a value has at most {LARGEST_VALUE} bytes")));
         }
         let mut key = vec![b'0'; key_size as usize];
         key[..PREFIX.len()].copy_from_slice(PREFIX);

@@ -8,12 +8,12 @@ mod worker;
 use super::args::{Arguments, duration, duration_or_zero, size};
 use super::exit::{Exit, Trouble};
 use super::output::Output;
-use apexkv_client::Error;
 use clap::{Args, ValueEnum};
 use load::Load;
 use report::Tally;
 use std::thread;
 use std::time::{Duration, Instant};
+use worker::Worker;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchOptions {
@@ -83,8 +83,9 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output, options: &BenchOpt
     thread::scope(|scope| -> Result<(), Trouble> {
         let mut workers = Vec::new();
         for number in 0..options.connections {
-            let (load, leader) = (&load, leader.as_str());
-            let work = move || worker::run(arguments, options, load, leader, window, u64::from(number));
+            let mut worker = Worker::new(arguments, options, load.clone(), window, number);
+            let leader = leader.clone();
+            let work = move || worker.run(leader);
             let builder = thread::Builder::new().name(format!("bench-{number}"));
             workers.push(builder.spawn_scoped(scope, work).map_err(|error| Trouble::Local("start a thread for each connection", error))?);
         }
@@ -95,9 +96,4 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output, options: &BenchOpt
     })?;
     report::print(output, options, &leader, &total)?;
     Ok(if total.operations() > 0 { Exit::Success } else { Exit::Unavailable })
-}
-
-/// A usage error of the benchmark's own.
-fn usage(reason: String) -> Error {
-    Error::Usage(reason)
 }

@@ -21,68 +21,78 @@ pub(crate) fn find_leader(arguments: &Arguments) -> Result<String, Error> {
     Ok(client.endpoint().unwrap_or(&arguments.endpoints[0]).to_owned())
 }
 
-/// Runs from now to the end of the window, over as many connections as it takes.
-pub(crate) fn run(arguments: &Arguments, options: &BenchOptions, load: &Load, leader: &str, window: Window, number: u64) -> Tally {
-    let mut load = load.clone();
-    let mut tally = Tally::new();
-    let mut chance = Chance::new(number << 32 | 1);
-    let mut leader = leader.to_owned();
-    while Instant::now() < window.end {
-        let opened = Connection::open(&leader, arguments.timeout, Instant::now() + arguments.timeout);
-        let ended = match opened {
-            Ok(connection) => drive(Pipeline::new(connection), arguments, options, &mut load, window, &mut chance, &mut tally),
-            Err(_) => Err("connect"),
-        };
-        let Err(kind) = ended else {
-            break;
-        };
-        tally.fail(kind);
-        thread::sleep(RECONNECT_PAUSE);
-        if let Ok(found) = find_leader(arguments) {
-            leader = found;
-        }
-    }
-    tally
+/// One connection's share of the load.
+#[derive(Debug)]
+pub(crate) struct Worker<'a> {
+    arguments: &'a Arguments,
+    options: &'a BenchOptions,
+    load: Load,
+    window: Window,
+    chance: Chance,
+    tally: Tally,
 }
 
-/// The loop on one connection; ends with the window, or early with the kind of error that makes the connection useless.
-fn drive(
-    mut pipeline: Pipeline,
-    arguments: &Arguments,
-    options: &BenchOptions,
-    load: &mut Load,
-    window: Window,
-    chance: &mut Chance,
-    tally: &mut Tally,
-) -> Result<(), &'static str> {
-    let mut sent = VecDeque::with_capacity(options.depth as usize);
-    let mut now = Instant::now();
-    loop {
-        while now < window.end && pipeline.outstanding() < options.depth as usize {
-            let key = chance.next() % options.keys;
-            pipeline.push_frame(load.frame(key, chance));
-            sent.push_back(now);
+impl<'a> Worker<'a> {
+    pub(crate) fn new(arguments: &'a Arguments, options: &'a BenchOptions, load: Load, window: Window, number: u32) -> Worker<'a> {
+        let chance = Chance::new((u64::from(number) << 32) | 1);
+        Worker { arguments, options, load, window, chance, tally: Tally::new() }
+    }
+
+    /// Runs from now to the end of the window, over as many connections as it takes.
+    pub(crate) fn run(&mut self, mut leader: String) -> Tally {
+        let timeout = self.arguments.timeout;
+        while Instant::now() < self.window.end {
+            let ended = match Connection::open(&leader, timeout, Instant::now() + timeout) {
+                Ok(connection) => self.drive(Pipeline::new(connection)),
+                Err(_) => Err("connect"),
+            };
+            let Err(kind) = ended else {
+                break;
+            };
+            self.tally.fail(kind);
+            thread::sleep(RECONNECT_PAUSE);
+            if let Ok(found) = find_leader(self.arguments) {
+                leader = found;
+            }
         }
-        if pipeline.outstanding() == 0 {
-            return Ok(());
-        }
-        let deadline = now + arguments.timeout;
-        pipeline.flush(deadline).map_err(|_| "connection")?;
-        let mut arrived = None;
+        std::mem::replace(&mut self.tally, Tally::new())
+    }
+
+    /// The loop on one connection; ends with the window, or early with the kind of error that makes the connection useless.
+    fn drive(&mut self, mut pipeline: Pipeline) -> Result<(), &'static str> {
+        let depth = self.options.depth as usize;
+        let mut sent = VecDeque::with_capacity(depth);
+        let mut now = Instant::now();
         loop {
-            let status = pipeline.receive(deadline).map_err(|_| "connection")?.status;
-            let at = *arrived.get_or_insert_with(Instant::now);
-            let since = sent.pop_front().map_or(Duration::ZERO, |sent| at - sent);
-            if at >= window.begin && at < window.end {
-                tally.record(status, since);
+            while now < self.window.end && pipeline.outstanding() < depth {
+                let key = self.chance.next() % self.options.keys;
+                pipeline.push_frame(self.load.frame(key, &mut self.chance));
+                sent.push_back(now);
+            }
+            if pipeline.outstanding() == 0 {
+                return Ok(());
+            }
+            now = self.collect(&mut pipeline, &mut sent, now + self.arguments.timeout)?;
+        }
+    }
+
+    /// Sends what was pushed, waits for the next answer, takes all others that came with it, and returns when that was.
+    fn collect(&mut self, pipeline: &mut Pipeline, sent: &mut VecDeque<Instant>, deadline: Instant) -> Result<Instant, &'static str> {
+        pipeline.flush(deadline).map_err(|_| "connection")?;
+        let mut status = pipeline.receive(deadline).map_err(|_| "connection")?.status;
+        let arrived = Instant::now();
+        loop {
+            let latency = sent.pop_front().map_or(Duration::ZERO, |sent| arrived - sent);
+            if arrived >= self.window.begin && arrived < self.window.end {
+                self.tally.record(status, latency);
             }
             if status == Status::NotLeader {
                 return Err("moved");
             }
             if pipeline.outstanding() == 0 || !pipeline.has_response() {
-                break;
+                return Ok(arrived);
             }
+            status = pipeline.receive(deadline).map_err(|_| "connection")?.status;
         }
-        now = arrived.unwrap_or_else(Instant::now);
     }
 }
