@@ -268,11 +268,7 @@ fn offset_port(id: &str, port: u16, offset: u16) -> Result<u16> {
 }
 
 fn within(flag: &str, value: u64, least: u64, most: u64) -> Result<u64> {
-    if (least..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(Error::Config(format!("{flag} {value} is outside {least} to {most}")))
-    }
+    if (least..=most).contains(&value) { Ok(value) } else { Err(Error::Config(format!("{flag} {value} is outside {least} to {most}"))) }
 }
 
 /// Splits `host:port`; the host may be a bracketed IPv6 address.

@@ -1,5 +1,6 @@
 //! ApexKV.
 
+pub mod config;
 pub mod error;
 pub mod protocol;
 pub mod raft;

@@ -65,7 +65,8 @@ fn the_server_spawns_threads_only_in_its_own_room() {
 
 #[test]
 fn the_core_imports_nothing_of_ours_and_nothing_that_blocks() {
-    let words = ["crate::storage", "crate::server", "crate::protocol", "std::fs", "std::net", "std::thread", "std::time", "HashMap", "rand::"];
+    let words =
+        ["crate::storage", "crate::server", "crate::protocol", "std::fs", "std::net", "std::thread", "std::time", "HashMap", "rand::"];
     only_in(&words, |name| !name.starts_with("src/raft/"));
 }
 

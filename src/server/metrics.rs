@@ -110,6 +110,8 @@ metrics! {
     log_batches: Counter,
     /// Syncs of the log's files.
     log_syncs: Counter,
+    /// Syncs of term and vote.
+    hard_state_syncs: Counter,
     /// Bytes written to the log's files.
     log_bytes: Counter,
     /// Entries applied to the index of keys.

@@ -73,7 +73,9 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
 }
 
 fn take_burst(
-    replica: &mut Replica<Arc<Connection>>, first: Event<Arc<Connection>>, inbox: &Receiver<Event<Arc<Connection>>>,
+    replica: &mut Replica<Arc<Connection>>,
+    first: Event<Arc<Connection>>,
+    inbox: &Receiver<Event<Arc<Connection>>>,
     stopping: Option<Instant>,
 ) -> Option<Instant> {
     let mut stopping = stopping;

@@ -8,12 +8,15 @@
 
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
-use crate::storage::log::{Log, Room};
+use crate::storage::log::{Log, Piece, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
 use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply};
 use super::waiting::Waiting;
+
+/// A node leads only if this many bytes of records have a place: its no-op and then some.
+const ROOM_TO_LEAD: usize = 4096;
 
 /// Limits of a replica, in bytes and milliseconds.
 #[derive(Clone, Debug)]
@@ -132,7 +135,8 @@ struct LogSizes<'a>(&'a Log);
 
 impl Sizes for LogSizes<'_> {
     fn fit(&self, from: u64, last: u64, budget: u64) -> (u64, u64) {
-        self.0.fit(from, last, budget)
+        let count = self.0.fit(from, last, budget);
+        (count, self.0.pieces(from, count).iter().map(Piece::bytes).sum())
     }
 }
 
@@ -198,6 +202,7 @@ impl<C: Clone> Replica<C> {
 
     /// Takes one event in. What it causes is collected by the next [`Replica::flush`].
     pub fn handle(&mut self, event: Event<C>) {
+        self.watch_disk();
         match event {
             Event::Client(batch) => self.on_client(batch),
             Event::Peer(incoming) => self.on_peer(incoming),
@@ -271,11 +276,10 @@ impl<C: Clone> Replica<C> {
                 Waiting::refuse(&batch, &busy, false, &mut self.actions.replies);
             }
         }
-        let last = self.node.last().index;
-        if let (Some(slot), Some(ticket)) = (batch.barrier, self.node.read()) {
-            let behind_writes = batch.after_writes || writes > 0;
-            let index = if behind_writes { ticket.index.max(last) } else { ticket.index };
-            self.waiting.add_read(batch.client, slot, ticket.round, index, deadline);
+        if let Some(slot) = batch.barrier
+            && let Some(ticket) = self.node.read()
+        {
+            self.waiting.add_read(batch.client, slot, ticket.round, ticket.index, deadline);
         }
     }
 
@@ -308,8 +312,9 @@ impl<C: Clone> Replica<C> {
 
     /// Stages sealed records that continue the log.
     fn stage(&mut self, records: Vec<u8>) {
-        let applier = &mut self.applier;
-        self.log.append(records, &mut |record, location| applier.stage(record.id, record, location));
+        self.applier.stage(&records);
+        let locations = self.log.append(records);
+        self.applier.place(&locations);
     }
 
     // ---- peers ----
@@ -337,7 +342,7 @@ impl<C: Clone> Replica<C> {
     /// Whether a leader's records may be staged. Room for a conflict is always kept: it moves on to the next segment.
     fn has_room_for_leader(&mut self, bytes: usize) -> bool {
         let staged = self.log.staged_bytes();
-        let room = self.log.room_after_conflict(bytes);
+        let room = self.log.room_after_truncation(bytes);
         if let Room::Oversized(min_bytes) = room {
             self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
         }
@@ -410,9 +415,9 @@ impl<C: Clone> Replica<C> {
     fn watch_disk(&mut self) {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
-        let room = self.log.prepared() > 0 || self.prepare.failure.is_none();
-        let able = room && waited < self.limits.disk_slow_ms;
-        self.node.set_disk(able, waited >= self.limits.disk_stall_ms);
+        let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
+        let full = !room && self.prepare.failure.is_some();
+        self.node.set_disk(room && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
     }
 
     // ---- applying ----

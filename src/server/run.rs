@@ -44,7 +44,7 @@ struct Early {
 
 /// Serves until SIGINT or SIGTERM. Errors are those of the start; a storage failure while serving ends the process at once.
 pub fn run(config: &Config) -> Result<()> {
-    mapping::install_sigbus_handler();
+    mapping::install_sigbus_handler().map_err(Error::io("install the handler for unreadable pages"))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&config.data_dir)?);
     let mut directory = Directory::open(disk, &config.id)?;
     let early = prepare(config)?;
@@ -132,10 +132,11 @@ fn handle_signals(stop: &Arc<AtomicBool>, inbox: &Inbox) -> Result<()> {
     .map_err(|error| Error::Config(format!("cannot handle signals: {error}")))
 }
 
-fn serve(config: &Config, directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
+fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
-    let Opened { lock, founding, hard_state, log, applier, writer, preparer, store, commit, marks } =
+    let marks = directory.take_marks();
+    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, store, commit, .. } =
         directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
     let (base, runs, configs) = log.outline();
     let mut outline = Outline::new(base, initial_config(&founding));
@@ -159,7 +160,7 @@ fn serve(config: &Config, directory: Directory, early: Early, stop: &Arc<AtomicB
         Arc::clone(&view),
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
-    let node = Node::new(peers.own(), settings(config), rand::random(), Recovered { hard_state, outline, commit });
+    let node = Node::new(own, settings(config), rand::random(), Recovered { hard_state, outline, commit });
     let limits = Limits { disk_stall_ms: config.disk_stall_handover.as_millis() as u64, ..Limits::default() };
     let replica = Replica::new(node, log, applier, limits);
 

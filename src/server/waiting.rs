@@ -15,7 +15,7 @@ const LEADERSHIP_LOST: &str = "leadership was lost after the write entered the l
 
 /// A write in the log, and the reads that stand right before it on its connection.
 #[derive(Debug)]
-pub struct WaitingWrite<C> {
+pub(super) struct WaitingWrite<C> {
     id: EntryId,
     client: C,
     slot: Slot,
@@ -36,7 +36,7 @@ struct WaitingRead<C> {
 
 /// All requests in flight on this node.
 #[derive(Debug)]
-pub struct Waiting<C> {
+pub(super) struct Waiting<C> {
     /// In log order.
     writes: VecDeque<WaitingWrite<C>>,
     /// In the order of their rounds.
@@ -47,7 +47,7 @@ pub struct Waiting<C> {
 
 impl<C> ClientBatch<C> {
     /// How many records the batch holds.
-    pub fn write_count(&self) -> u64 {
+    pub(super) fn write_count(&self) -> u64 {
         self.requests.iter().filter(|request| matches!(request, Request::Write { .. })).count() as u64
     }
 }
@@ -55,7 +55,7 @@ impl<C> ClientBatch<C> {
 impl<C: Clone> WaitingWrite<C> {
     /// Answers the reads that stand before this write, whose entry is about to be applied: the state is exactly theirs. Commitment of
     /// the entry, appended after they were received, is what confirms them.
-    pub fn answer_lookups(&self, lookup: impl Fn(&[u8]) -> Option<Located>, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn answer_lookups(&self, lookup: impl Fn(&[u8]) -> Option<Located>, replies: &mut Vec<Reply<C>>) {
         if self.answered {
             return;
         }
@@ -66,7 +66,7 @@ impl<C: Clone> WaitingWrite<C> {
     }
 
     /// Answers the write whose entry was just applied as `id`.
-    pub fn answer(self, id: EntryId, effect: Effect, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn answer(self, id: EntryId, effect: Effect, replies: &mut Vec<Reply<C>>) {
         assert!(id == self.id, "the write at {} would be answered for entry {id}", self.id);
         if self.answered {
             return;
@@ -94,22 +94,22 @@ impl<C: Clone> WaitingWrite<C> {
 
 impl<C: Clone> Waiting<C> {
     /// Nobody waits.
-    pub fn new() -> Waiting<C> {
+    pub(super) fn new() -> Waiting<C> {
         Waiting { writes: VecDeque::new(), reads: VecDeque::new(), next_deadline: u64::MAX }
     }
 
     /// How many requests wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.writes.len() + self.reads.len()
     }
 
     /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Answers a batch's writes and lookups, and its barrier too if `barrier` says so, without admitting them.
-    pub fn refuse(batch: &ClientBatch<C>, outcome: &Outcome, barrier: bool, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn refuse(batch: &ClientBatch<C>, outcome: &Outcome, barrier: bool, replies: &mut Vec<Reply<C>>) {
         let slots = batch.requests.iter().map(|request| match request {
             Request::Write { slot } | Request::Lookup { slot, .. } => *slot,
         });
@@ -119,7 +119,7 @@ impl<C: Clone> Waiting<C> {
     }
 
     /// The batch's writes have entered the log from `first` on.
-    pub fn add_writes(&mut self, batch: &mut ClientBatch<C>, first: EntryId, deadline: u64) {
+    pub(super) fn add_writes(&mut self, batch: &mut ClientBatch<C>, first: EntryId, deadline: u64) {
         let mut id = first;
         let mut lookups = Vec::new();
         for request in batch.requests.drain(..) {
@@ -137,20 +137,20 @@ impl<C: Clone> Waiting<C> {
     }
 
     /// A read waits for its round and for `index` to be applied.
-    pub fn add_read(&mut self, client: C, slot: Slot, round: u64, index: u64, deadline: u64) {
+    pub(super) fn add_read(&mut self, client: C, slot: Slot, round: u64, index: u64, deadline: u64) {
         self.reads.push_back(WaitingRead { client, slot, round, index, deadline });
         self.next_deadline = self.next_deadline.min(deadline);
     }
 
     /// The write that waits for `index`, which is about to be applied.
-    pub fn take_write(&mut self, index: u64) -> Option<WaitingWrite<C>> {
+    pub(super) fn take_write(&mut self, index: u64) -> Option<WaitingWrite<C>> {
         let front = self.writes.front()?;
         assert!(front.id.index >= index, "the write at {} was passed over", front.id);
         if front.id.index == index { self.writes.pop_front() } else { None }
     }
 
     /// Lets the reads go that are confirmed and whose index is applied.
-    pub fn release_reads(&mut self, confirmed_round: u64, applied: u64, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn release_reads(&mut self, confirmed_round: u64, applied: u64, replies: &mut Vec<Reply<C>>) {
         let confirmed = self.reads.partition_point(|read| read.round <= confirmed_round);
         if confirmed == 0 {
             return;
@@ -168,7 +168,7 @@ impl<C: Clone> Waiting<C> {
     }
 
     /// Answers everyone: this node no longer leads the term in which they were admitted.
-    pub fn lose_leadership(&mut self, leader: Option<NodeId>, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn lose_leadership(&mut self, leader: Option<NodeId>, replies: &mut Vec<Reply<C>>) {
         let not_leader = Outcome::NotLeader { leader };
         for mut write in self.writes.drain(..) {
             write.give_up(&Outcome::Unknown(LEADERSHIP_LOST), &not_leader, replies);
@@ -180,7 +180,7 @@ impl<C: Clone> Waiting<C> {
     }
 
     /// Answers those whose time limit has passed. A write stays in its place, since its entry will still be applied.
-    pub fn expire(&mut self, now: u64, replies: &mut Vec<Reply<C>>) {
+    pub(super) fn expire(&mut self, now: u64, replies: &mut Vec<Reply<C>>) {
         if now < self.next_deadline {
             return;
         }
