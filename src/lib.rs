@@ -3,4 +3,5 @@
 pub mod error;
 pub mod protocol;
 pub mod raft;
+pub mod server;
 pub mod storage;
