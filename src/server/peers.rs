@@ -222,3 +222,7 @@ fn kick_channels(peers: &BTreeMap<NodeId, String>) -> (BTreeMap<NodeId, Vec<Send
     }
     (kicks, kicked)
 }
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;
