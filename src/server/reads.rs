@@ -48,7 +48,7 @@ fn get(out: &mut Vec<u8>, form: Form, key: &[u8], versioned: bool, located: &Loc
 fn scan(out: &mut Vec<u8>, prefix: &[u8], cursor: &[u8], limit: usize, keys_only: bool, store: &Store) -> Result<()> {
     let page = store.scan(prefix, cursor, limit, SCAN_PAGE_BYTES, keys_only);
     out.push(u8::from(page.more));
-    for (key, located) in &page.pairs {
+    for (key, located) in &page.entries {
         out.extend_from_slice(&(key.len() as u32).to_le_bytes());
         let length_at = out.len();
         out.extend_from_slice(&[0; 4]);
