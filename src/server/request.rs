@@ -5,7 +5,8 @@ use super::clients::ClientLimits;
 use super::response::Form;
 use crate::storage::record::Operation;
 use apexkv_client::protocol::{
-    Command, EXTENDED, MAX_PING, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY, SCAN_MAX_LIMIT, request_crc,
+    Command, EXTENDED, EXTENDED_REQUEST_HEADER, MAX_PING, REQUEST_HEADER, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY,
+    SCAN_MAX_LIMIT, request_crc,
 };
 
 /// Bytes of an extended header up to and including the request id, without which a refusal cannot be addressed.
@@ -252,13 +253,13 @@ mod tests {
         #[test]
         fn a_frame_is_judged_the_same_whatever_follows_and_never_early(frame in frame(), rest in prop::collection::vec(any::<u8>(), 0..50)) {
             let judged = parse(&frame, &limits());
-            prop_assert!(!matches!(judged, Parsed::Incomplete { .. }));
+            prop_assert!(!matches!(judged, Parsed::Incomplete { .. }), "a whole frame was not enough");
             let longer = [frame.as_slice(), &rest].concat();
             prop_assert_eq!(&parse(&longer, &limits()), &judged);
             for cut in 0..frame.len() {
                 match parse(&frame[..cut], &limits()) {
                     Parsed::Incomplete { frame_bytes, .. } => prop_assert!(frame_bytes > cut && frame_bytes <= frame.len()),
-                    Parsed::Fault { .. } => prop_assert!(matches!(judged, Parsed::Fault { .. })),
+                    Parsed::Fault { .. } => prop_assert!(matches!(judged, Parsed::Fault { .. }), "a fault only after {cut} bytes"),
                     Parsed::Frame(_) => prop_assert!(false, "a frame of {} bytes was taken after {cut}", frame.len()),
                 }
             }

@@ -174,7 +174,7 @@ fn garbage_never_hurts() {
     let server = Server::with(quick());
     let mut witness = server.connect();
     for seed in 0..60 {
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut client = server.connect();
         let mut bytes: Vec<u8> = (0..random.random_range(0..3000)).map(|_| random.random()).collect();

@@ -14,8 +14,11 @@ fn scan_value(limit: u32, flags: u8, cursor: &[u8]) -> Vec<u8> {
     value
 }
 
-/// (key, version, value) of each pair, and whether there are more.
-fn page(response: &Response) -> (Vec<(Vec<u8>, u64, Vec<u8>)>, bool) {
+/// Key, version and value.
+type Pair = (Vec<u8>, u64, Vec<u8>);
+
+/// The pairs of a page, and whether there are more.
+fn page(response: &Response) -> (Vec<Pair>, bool) {
     assert_eq!(response.0, Status::Ok);
     let (mut rest, mut pairs) = (&response.1[1..], Vec::new());
     while !rest.is_empty() {
@@ -128,6 +131,24 @@ fn refusals_reach_reads_and_writes_alike() {
     let statuses: Vec<Status> = all(&mut client).into_iter().map(|response| response.0).collect();
     use Status::{Busy, Unknown};
     assert_eq!(statuses, [Unknown, Busy, Unknown, Busy, Busy], "a read never has an open outcome");
+}
+
+#[test]
+fn a_rotten_value_is_an_error_and_never_other_bytes() {
+    let server = Server::start();
+    let mut client = server.connect();
+    version(&client.call(Set, b"k/good", b"a value that stays whole"));
+    version(&client.call(Set, b"k/rotten", b"a value that will rot away"));
+    server.rot(b"a value that will rot away");
+    client.queue(Get, b"k/rotten", b"").queue(Get, b"k/good", b"").queue(Getv, b"k/rotten", b"").queue(Scan, b"k/", &[0; 5]);
+    client.queue(Scan, b"k/", &scan_value(0, 1, b"")).queue(Scan, b"k/g", &[0; 5]).flush();
+    let refusal = text(client.receive(), Status::Error);
+    assert!(refusal.contains(".log") && refusal.contains("offset"), "{refusal:?} names the place");
+    assert_eq!(client.receive(), ok(b"a value that stays whole"));
+    text(client.receive(), Status::Error);
+    text(client.receive(), Status::Error);
+    assert_eq!(page(&client.receive()).0.len(), 2, "keys alone touch no value");
+    assert_eq!(page(&client.receive()).0[0].2, b"a value that stays whole");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use apexkv::server::accept::listen;
 use apexkv::server::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
 use apexkv::server::event::{ClientBatch, Event, Outcome, Request, Slot};
 use apexkv::server::metrics::Metrics;
+use apexkv::storage::simulated::SimulatedDisk;
 use apexkv_client::protocol::{
     Command, Extension, RESPONSE_HEADER, ResponseHeader, Status, encode_extended_request, encode_request, response_crc,
 };
@@ -52,6 +53,7 @@ pub(crate) struct Server {
     confirmed: Arc<AtomicU64>,
     inbox: Option<Sender<Event<Arc<Connection>>>>,
     seen: Receiver<SeenBatch>,
+    disk: Option<Arc<SimulatedDisk>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -83,6 +85,7 @@ impl Server {
     pub(crate) fn with(limits: ClientLimits) -> Server {
         let mut server = Server::detached(limits);
         let engine = Engine::new();
+        server.disk = Some(engine.disk());
         let (inbox, events) = unbounded();
         let (seen, seen_here) = unbounded();
         server.port.as_ref().expect("started").attach(inbox.clone(), engine.store());
@@ -101,7 +104,7 @@ impl Server {
         let port = ClientPort::start(config, Arc::new(View)).expect("the port starts");
         let mode = Arc::new(Mutex::new(Mode::Prompt));
         let confirmed = Arc::default();
-        Server { port: Some(port), address, metrics, mode, confirmed, inbox: None, seen: unbounded().1, thread: None }
+        Server { port: Some(port), address, metrics, mode, confirmed, inbox: None, seen: unbounded().1, disk: None, thread: None }
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -114,6 +117,19 @@ impl Server {
 
     pub(crate) fn mode(&self, mode: Mode) {
         *self.mode.lock().expect("no panic") = mode;
+    }
+
+    /// Waits until `bytes` are in a file of the log and flips a bit of the first of them.
+    pub(crate) fn rot(&self, bytes: &[u8]) {
+        let disk = self.disk.as_ref().expect("a server with a disk");
+        eventually("the bytes are on the disk", || {
+            let names = disk.boot().list().expect("a list");
+            names.iter().filter(|name| name.ends_with(".log")).any(|name| {
+                let content = disk.durable(name).unwrap_or_default();
+                let at = content.windows(bytes.len()).position(|window| window == bytes);
+                at.is_some_and(|at| disk.rot(name, at as u64, 1).is_ok())
+            })
+        });
     }
 
     /// How many read batches were confirmed ahead of writes.
@@ -170,6 +186,7 @@ impl Raft {
                 self.take(batch);
             }
             self.work();
+            self.engine.write();
         }
     }
 

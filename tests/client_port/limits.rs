@@ -127,8 +127,8 @@ fn one_connection_cannot_pile_up_requests() {
     assert!(server.metrics.requests_set.get() < 20_000, "it stops reading at the cap");
     server.mode(Mode::Prompt);
     for _ in 0..20_000 {
- version(&client.receive());
- }
+        version(&client.receive());
+    }
     writing.join().expect("the writer ends").expect("all was taken");
 }
 

@@ -41,7 +41,7 @@ fn five_hundred_pipelined_pairs_on_one_key_in_odd_pieces() {
 #[test]
 fn outcomes_may_come_in_any_order() {
     for seed in 0..20 {
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         let server = Server::start();
         server.mode(Mode::Shuffled(seed));
         five_hundred_pairs(&server, 211);
@@ -51,7 +51,7 @@ fn outcomes_may_come_in_any_order() {
 #[test]
 fn random_pipelines_answer_like_a_map() {
     for seed in 0..10 {
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         let server = Server::start();
         server.mode(if seed % 2 == 0 { Mode::Prompt } else { Mode::Shuffled(seed) });
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -111,8 +111,8 @@ fn a_scan_shows_nothing_of_the_writes_behind_it() {
         let (status, page) = client.receive();
         assert_eq!((status, page.len(), page.last()), (Status::Ok, 1 + 16 + 8 + 1, Some(&round)), "one pair, written right before");
         for _ in 0..3 {
- version(&client.receive());
- }
+            version(&client.receive());
+        }
     }
 }
 
@@ -145,8 +145,8 @@ fn writes_are_pipelined_while_earlier_ones_wait() {
     client.queue(Ping, b"", b"last").flush();
     server.mode(Mode::Prompt);
     for _ in 0..10 {
- version(&client.receive());
- }
+        version(&client.receive());
+    }
     assert_eq!(client.receive(), ok(b"last"), "in its order behind the writes");
 }
 
