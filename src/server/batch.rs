@@ -12,6 +12,9 @@ use apexkv_client::protocol::{Status, encode_response};
 
 /// Most requests of one batch, so that its bookkeeping stays small however tiny the frames are.
 const REQUESTS_MAX: usize = 4096;
+/// A batch ends when its local answers reach this size: requests of 9 bytes must not become megabytes of STATUS before the client has
+/// taken any.
+const ANSWERED_BYTES_MAX: usize = 256 << 10;
 /// What a waiting request costs in memory beside its bytes, about: counted against the limits on bytes in flight, so that these
 /// limit the number of requests and batches too.
 const REQUEST_OVERHEAD: usize = 128;
@@ -69,6 +72,8 @@ pub(super) struct Batch<'a> {
     pub(super) end: End,
     /// Index in `entries` that collects the run of local answers at their end, if they end with one.
     run: Option<usize>,
+    /// Bytes of local answers.
+    answered_bytes: usize,
     /// Reads before this position in `reads` have a write behind them.
     settled_reads: usize,
 }
@@ -88,9 +93,10 @@ impl<'a> Batch<'a> {
             cost: 0,
             end: End::Closed,
             run: None,
+            answered_bytes: 0,
             settled_reads: 0,
         };
-        while batch.entries.len() < REQUESTS_MAX {
+        while batch.entries.len() < REQUESTS_MAX && batch.answered_bytes < ANSWERED_BYTES_MAX {
             match parse(&bytes[batch.consumed..], limits) {
                 Parsed::Incomplete { frame_bytes, doomed } => {
                     batch.end = End::Incomplete { frame_bytes, doomed };
@@ -236,6 +242,8 @@ impl<'a> Batch<'a> {
         let Entry::Encoded(out) = &mut self.entries[at] else {
             panic!("entry {at} of the batch begins a run of local answers and is none itself");
         };
+        let before = out.len();
         encode(out);
+        self.answered_bytes += out.len() - before;
     }
 }

@@ -58,6 +58,8 @@ impl Flusher {
                 watched.push(connection);
             }
         }
+        // A report that nobody takes would hold the connection, and with it the port and this queue, for ever.
+        while self.arrivals.1.try_recv().is_ok() {}
     }
 
     /// Sleeps until something can be done, and says which of `watched` can take bytes or have failed.

@@ -5,7 +5,8 @@ use super::clients::ClientLimits;
 use super::response::Form;
 use crate::storage::record::Operation;
 use apexkv_client::protocol::{
-    Command, EXTENDED, MAX_PING, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY, SCAN_MAX_LIMIT, request_crc,
+    Command, EXTENDED, EXTENDED_REQUEST_HEADER, MAX_PING, REQUEST_HEADER, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY,
+    SCAN_MAX_LIMIT, request_crc,
 };
 
 /// Bytes of an extended header up to and including the request id, without which a refusal cannot be addressed.
@@ -100,7 +101,7 @@ impl Ask<'_> {
 /// Parses what stands at the start of `bytes`. The checks follow the protocol's order: lengths, CRC, command and shape.
 pub(super) fn parse<'a>(bytes: &'a [u8], limits: &ClientLimits) -> Parsed<'a> {
     let Some((key_length, value_length)) = RequestHeader::lengths(bytes) else {
-        return Parsed::Incomplete { frame_bytes: apexkv_client::protocol::REQUEST_HEADER, doomed: false };
+        return Parsed::Incomplete { frame_bytes: REQUEST_HEADER, doomed: false };
     };
     if let Some(reason) = too_long(key_length, value_length, limits) {
         return match bytes[0] & EXTENDED != 0 {
@@ -109,7 +110,7 @@ pub(super) fn parse<'a>(bytes: &'a [u8], limits: &ClientLimits) -> Parsed<'a> {
         };
     }
     let Some(header) = RequestHeader::parse(bytes) else {
-        return Parsed::Incomplete { frame_bytes: apexkv_client::protocol::EXTENDED_REQUEST_HEADER, doomed: false };
+        return Parsed::Incomplete { frame_bytes: EXTENDED_REQUEST_HEADER, doomed: false };
     };
     let total = header.frame_bytes();
     let Some(frame) = bytes.get(..total) else {
@@ -214,4 +215,64 @@ fn scan<'a>(prefix: &'a [u8], value: &'a [u8]) -> Result<Ask<'a>, String> {
         limit => limit.min(SCAN_MAX_LIMIT),
     };
     Ok(Ask::Read(Query::Scan { prefix, cursor, limit: limit as usize, keys_only: flags & SCAN_KEYS_ONLY != 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apexkv_client::protocol::{Extension, encode_extended_request, encode_request};
+    use proptest::prelude::*;
+
+    fn limits() -> ClientLimits {
+        ClientLimits { key_bytes_max: 16, value_bytes_max: 64, ..ClientLimits::default() }
+    }
+
+    /// Frames that are mostly sound, so that all checks are reached.
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let parts = (0u8..0x0a, prop::collection::vec(any::<u8>(), 0..20), prop::collection::vec(any::<u8>(), 0..80), any::<bool>());
+        parts.prop_map(|(command, key, value, extended)| {
+            let mut frame = Vec::new();
+            if extended {
+                encode_extended_request(&mut frame, Command::Ping, &key, &[&value], Extension::default());
+            } else {
+                encode_request(&mut frame, Command::Ping, &key, &[&value]);
+                frame[0] = command;
+            }
+            frame
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_panic_or_large_demands(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Parsed::Incomplete { frame_bytes, .. } = parse(&bytes, &limits()) {
+                prop_assert!(frame_bytes > bytes.len() && frame_bytes <= EXTENDED_REQUEST_HEADER + 16 + 64 + 8);
+            }
+        }
+
+        #[test]
+        fn a_frame_is_judged_the_same_whatever_follows_and_never_early(frame in frame(), rest in prop::collection::vec(any::<u8>(), 0..50)) {
+            let judged = parse(&frame, &limits());
+            prop_assert!(!matches!(judged, Parsed::Incomplete { .. }), "a whole frame was not enough");
+            let longer = [frame.as_slice(), &rest].concat();
+            prop_assert_eq!(&parse(&longer, &limits()), &judged);
+            for cut in 0..frame.len() {
+                match parse(&frame[..cut], &limits()) {
+                    Parsed::Incomplete { frame_bytes, .. } => prop_assert!(frame_bytes > cut && frame_bytes <= frame.len()),
+                    Parsed::Fault { .. } => prop_assert!(matches!(judged, Parsed::Fault { .. }), "a fault only after {cut} bytes"),
+                    Parsed::Frame(_) => prop_assert!(false, "a frame of {} bytes was taken after {cut}", frame.len()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_scan_limit_stays_within_the_cap() {
+        for (sent, used) in [(0, 1_000), (1, 1), (10_000, 10_000), (10_001, 10_000), (u32::MAX, 10_000)] {
+            let mut frame = Vec::new();
+            encode_request(&mut frame, Command::Scan, b"p", &[&u32::to_le_bytes(sent), &[SCAN_KEYS_ONLY], b"p1"]);
+            let expected = Query::Scan { prefix: b"p", cursor: b"p1", limit: used, keys_only: true };
+            assert!(matches!(parse(&frame, &limits()), Parsed::Frame(Frame { ask: Ok(Ask::Read(query)), .. }) if query == expected));
+        }
+    }
 }

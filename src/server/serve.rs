@@ -19,10 +19,15 @@ use std::time::{Duration, Instant};
 /// Responses of reads are handed to the output from this size on, so that a client that takes nothing costs little memory.
 const DELIVERY_BYTES: usize = 256 << 10;
 
+/// What an idle connection may keep for building responses.
+const IDLE_SCRATCH_BYTES: usize = 2 << 10;
+/// For how many open requests an idle connection may keep memory.
+const IDLE_ENTRIES: usize = 64;
+
 /// Serves the connection until it ends. The calling thread becomes its thread.
 pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
     connection.adopt();
-    let answers = Answers { connection: Arc::clone(connection), port: Arc::clone(port), next_slot: 0, scratch: Vec::new() };
+    let answers = Answers { connection: Arc::clone(connection), port: Arc::clone(port), next_slot: 0, scratch: Vec::new(), grown: false };
     let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None };
     if conversation.run() == Ending::Fault {
         conversation.close_after_fault();
@@ -100,7 +105,7 @@ impl Conversation {
         loop {
             if self.input.bytes().is_empty() {
                 self.frame_began = None;
-                if self.time_limit.is_none() && (self.input.is_grown() || self.answers.scratch.capacity() > 0) {
+                if self.time_limit.is_none() && (self.input.is_grown() || self.answers.grown) {
                     self.limit_time(Some(self.answers.port.limits.frame_time))?;
                 }
             } else if !self.limit_frame(doomed)? {
@@ -152,6 +157,7 @@ impl Conversation {
     fn rest(&mut self) -> std::io::Result<()> {
         self.input.shrink();
         self.answers.scratch = Vec::new();
+        self.answers.grown = false;
         self.answers.connection.with_output(|output| output.shrink());
         self.limit_time(None)
     }
@@ -210,6 +216,8 @@ struct Answers {
     next_slot: Slot,
     /// Where responses of reads are built; changes places with the output's buffer.
     scratch: Vec<u8>,
+    /// There were responses or batches whose memory an idle connection should not keep.
+    grown: bool,
 }
 
 impl Answers {
@@ -220,6 +228,7 @@ impl Answers {
             return Some(batch.end);
         }
         self.next_slot += batch.entries.len() as u64;
+        self.grown |= batch.entries.len() > IDLE_ENTRIES;
         let entries = std::mem::take(&mut batch.entries);
         self.connection.with_output(|output| output.push(entries));
         if batch.needs_raft() {
@@ -302,6 +311,7 @@ impl Answers {
         if count == 0 {
             return true;
         }
+        self.grown |= self.scratch.len() > IDLE_SCRATCH_BYTES;
         let scratch = &mut self.scratch;
         self.connection.with_output(|output| output.fill(first, count, scratch));
         if scratch.capacity() > DELIVERY_BYTES {
