@@ -16,6 +16,10 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A frame buffer above this size is given back after the operation.
 const FRAME_BYTES_KEPT: usize = 1 << 20;
 
+/// An operation that has found no taker is not tried again in the last tenth of its time, or this much if that is less. An answer that
+/// comes too late would turn a write's certain "not done" into "unknown", and hide why the earlier attempts failed.
+const RESERVE_MAX: Duration = Duration::from_millis(100);
+
 type Observer = Arc<dyn Fn(&FailedAttempt) + Send + Sync>;
 
 /// Collects the settings of a [`Client`]. Nothing is connected before the first operation.
@@ -41,7 +45,7 @@ impl Builder {
         self
     }
 
-    /// Total time of one operation, over all its attempts; 5 s by default.
+    /// Total time of one operation, over all its attempts; 5 s by default. No new attempt begins in its last tenth (at most 100 ms).
     pub fn timeout(mut self, timeout: Duration) -> Builder {
         self.timeout = timeout;
         self
@@ -186,6 +190,7 @@ impl Client {
         let started = Instant::now();
         let deadline = started + self.settings.timeout;
         let request = Request { command, frame: &frame, deadline, silence: self.settings.read_attempt };
+        let reserve = (self.settings.timeout / 10).min(RESERVE_MAX);
         let mut attempts = Vec::new();
         self.route.begin();
         let result = loop {
@@ -201,7 +206,7 @@ impl Client {
                 Failure::NotConnected(_) | Failure::NoAnswer(_) | Failure::Malformed(_) => self.route.failed(),
             };
             self.note(&mut attempts, FailedAttempt { endpoint, failure });
-            if Instant::now() + pause >= deadline {
+            if Instant::now() + pause + reserve >= deadline {
                 break Err(Error::Unavailable { waited: started.elapsed(), attempts });
             }
             thread::sleep(pause);

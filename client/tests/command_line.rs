@@ -86,7 +86,7 @@ fn each_outcome_has_its_exit_code_and_its_object() {
         (response(Status::Error, b"no"), &["set", "k", "v"], 1, "ERROR"),
         (response(Status::BadRequest, b"no"), &["set", "k", "v"], 1, "BAD_REQUEST"),
         (response(Status::Unknown, b"lost"), &["set", "k", "v"], 6, "UNKNOWN"),
-        (response(Status::Busy, b"full"), &["--timeout", "100ms", "set", "k", "v"], 4, "UNAVAILABLE"),
+        (response(Status::Busy, b"full"), &["--timeout", "1s", "set", "k", "v"], 4, "UNAVAILABLE"),
         (version(1), &["set", "", "v"], 2, "USAGE"),
     ];
     for (answer, arguments, expected, status) in cases {

@@ -194,7 +194,7 @@ fn busy_is_tried_again_until_the_deadline() {
     assert_eq!(node.frames().len(), 5);
 
     let busy = Node::always(response(Status::Busy, b"disk reserve reached"));
-    match client_with_timeout([&busy.endpoint], Duration::from_millis(100)).set(b"k", b"v") {
+    match client_with_timeout([&busy.endpoint], Duration::from_secs(1)).set(b"k", b"v") {
         Err(Error::Unavailable { attempts, .. }) => assert_eq!(attempts[0].failure, Failure::Busy("disk reserve reached".to_owned())),
         other => panic!("expected no node to take it, got {other:?}"),
     }
@@ -207,7 +207,7 @@ fn without_a_leader_every_endpoint_is_named_with_its_reason() {
     let seen = Arc::new(Mutex::new(0));
     let counter = seen.clone();
     let endpoints = [nodes[0].endpoint.clone(), nodes[1].endpoint.clone(), dead.clone()];
-    let builder = Client::builder().endpoints(endpoints.clone()).timeout(Duration::from_millis(300));
+    let builder = Client::builder().endpoints(endpoints.clone()).timeout(Duration::from_secs(1));
     let mut client = builder.observer(move |_| *counter.lock().expect("no test thread panics with the lock") += 1).build().expect("good");
     let began = Instant::now();
     let error = client.set(b"k", b"v").expect_err("nobody leads");
@@ -222,7 +222,7 @@ fn without_a_leader_every_endpoint_is_named_with_its_reason() {
     assert!(text.contains("knows of none") && text.contains(&format!("{dead} (cannot connect")), "{text}");
     let attempts = nodes[0].frames().len() + nodes[1].frames().len();
     assert!(*seen.lock().expect("no test thread panics with the lock") >= attempts, "the observer saw each failure");
-    assert!(attempts < 60, "{attempts} attempts in 300 ms: it must not spin");
+    assert!(attempts < 80, "{attempts} attempts in a second: it must not spin");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn an_early_refusal_of_a_large_value_is_heard() {
 #[test]
 fn an_answer_beyond_all_limits_is_refused() {
     let node = Node::always(b"\0\xff\xff\xff\xff".to_vec());
-    let outcome = client_with_timeout([&node.endpoint], Duration::from_millis(200)).get(b"k");
+    let outcome = client_with_timeout([&node.endpoint], Duration::from_secs(1)).get(b"k");
     assert!(matches!(&outcome, Err(error) if error.to_string().contains("4294967295 bytes")), "{outcome:?}");
 }
 
