@@ -67,7 +67,7 @@ impl Node {
     /// Begins a new term and stands for it. The requests leave, and the timeout starts, once term and vote are durable.
     pub(super) fn campaign(&mut self, transfer: bool) {
         assert!(!self.is_storing(), "a term begins while the hard state of term {} is being written", self.stored.term);
-        self.state = HardState { term: self.state.term + 1, vote: Some(self.id) };
+        self.enter_term(HardState { term: self.state.term + 1, vote: Some(self.id) });
         self.become_candidate(Phase::Vote, transfer);
         self.election = None;
     }
