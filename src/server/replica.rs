@@ -384,7 +384,8 @@ impl<C: Clone> Replica<C> {
                 self.disk.hard_state_since = None;
                 self.node.hard_state_stored(ticket);
             }
-            Completion::Listed(_) => {
+            Completion::Listed(segment) => {
+                self.log.add_prepared(segment);
                 self.prepare = PrepareWatch::default();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
