@@ -59,11 +59,6 @@ struct Engine {
     commit: u64,
     durable: u64,
     hard_state: HardState,
-    opened: Option<Rest>,
-}
-
-/// Kept for its lock.
-struct Rest {
     _lock: super::directory::Lock,
 }
 
@@ -76,7 +71,7 @@ impl Engine {
         let opened = open_directory(disk)?.open_log(&Options { segment_bytes })?;
         let Opened { log, applier, writer, preparer, store, commit, lock, hard_state, .. } = opened;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, store, commit, durable, hard_state, opened: Some(Rest { _lock: lock }) })
+        Ok(Engine { log, applier, writer, preparer, store, commit, durable, hard_state, _lock: lock })
     }
 
     fn last(&self) -> EntryId {
