@@ -67,7 +67,7 @@ impl Node {
     /// Begins a new term and stands for it. The requests leave, and the timeout starts, once term and vote are durable.
     pub(super) fn campaign(&mut self, transfer: bool) {
         assert!(!self.is_storing(), "a term begins while the hard state of term {} is being written", self.stored.term);
-        self.state = HardState { term: self.state.term + 1, vote: Some(self.id) };
+        self.enter_term(HardState { term: self.state.term + 1, vote: Some(self.id) });
         self.become_candidate(Phase::Vote, transfer);
         self.election = None;
     }
@@ -118,7 +118,9 @@ impl Node {
         let lost = voters.len() - voters.iter().filter(|voter| candidacy.refused.contains(voter)).count() < quorum::majority(voters.len());
         match (candidacy.phase, won, lost) {
             (Phase::PreVote, true, _) => self.campaign(false),
-            (Phase::Vote, true, _) => self.become_leader(),
+            // Without room for its no-op a leader could do nothing but hold the others up.
+            (Phase::Vote, true, _) if self.able => self.become_leader(),
+            (Phase::Vote, true, _) => self.retire(),
             (Phase::PreVote, _, true) => {
                 self.retire();
                 self.suspect_again();

@@ -133,6 +133,10 @@ impl Node {
         self.heard_round = self.heard_round.max(round);
         self.commit_up_to(commit);
         self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.able });
+        // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
+        if commit < self.durable.min(self.verified) {
+            self.acknowledge();
+        }
     }
 
     /// Never commits beyond what was verified against this leader in this term: a heartbeat may overtake the appends that would

@@ -398,8 +398,8 @@ impl Node {
         }
     }
 
-    /// Tells the core whether this node could do a leader's work (`able`: room for records and a disk that answers) and whether its
-    /// disk has not answered for the stall time (`stalled`).
+    /// Tells the core whether this node could do a leader's work now (`able`: its next records have a place and its disk answers), and
+    /// whether it has been unable to for so long that it should not lead (`stalled`). Without `able` it does not campaign or win.
     pub fn set_disk(&mut self, able: bool, stalled: bool) {
         self.able = able;
         self.stalled = stalled;
@@ -454,16 +454,17 @@ impl Node {
     /// Takes over a greater term, as a follower that knows no leader.
     pub(super) fn adopt_term(&mut self, term: u64) {
         assert!(term > self.state.term, "term {term} does not follow {}", self.state.term);
-        self.state = HardState { term, vote: None };
         self.held.clear();
-        self.leader = None;
-        self.forget_leader();
+        self.enter_term(HardState { term, vote: None });
         self.become_follower(None);
         self.suspect_again();
     }
 
-    /// What was learned from the leader of one term says nothing about the next.
-    fn forget_leader(&mut self) {
+    /// Takes over a greater term. What was learned from the leader of one term says nothing about the next; within a term it stays
+    /// true whatever this node does, for the term has only one leader.
+    pub(super) fn enter_term(&mut self, state: HardState) {
+        self.state = state;
+        self.leader = None;
         self.verified = self.commit;
         self.heard_round = 0;
         self.heard = 0;
@@ -471,9 +472,8 @@ impl Node {
 
     /// Becomes (or stays) a follower in the present term.
     pub(super) fn become_follower(&mut self, leader: Option<NodeId>) {
-        let new_leader = self.leader != leader;
-        if new_leader || !matches!(self.role, Role::Follower) {
-            self.forget_leader();
+        if self.leader != leader {
+            self.heard = 0;
         }
         self.role = Role::Follower;
         self.leader = leader;
@@ -509,7 +509,7 @@ impl Node {
         self.leader = None;
         self.noop = None;
         self.suspicion = None;
-        self.forget_leader();
+        self.heard = 0;
         self.role = Role::Candidate(Candidacy::new(phase, transfer, self.id));
     }
 

@@ -81,10 +81,21 @@ impl Applier {
         Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new() }
     }
 
-    /// Takes over what applying an appended entry will need. Entries come in log order; the record must be well formed.
-    pub fn stage(&mut self, id: EntryId, record: &Record<'_>, location: Location) {
+    /// Takes over what applying these records will need: sealed, checked, one after another, in log order. Their places follow with
+    /// [`Applier::place`] as soon as the log has given them.
+    pub fn stage(&mut self, records: &[u8]) {
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (record, bytes) = record::view(rest);
+            self.stage_record(&record);
+            rest = &rest[bytes..];
+        }
+    }
+
+    fn stage_record(&mut self, record: &Record<'_>) {
+        let id = record.id;
         let last = self.pending.back().map_or(self.applied, |pending| pending.id.index);
-        assert!(id == record.id && id.index == last + 1, "{id} is staged behind {last}, its record says {}", record.id);
+        assert!(id.index == last + 1, "{id} is staged behind {last}");
         let mut operations = 0;
         if record.kind == Kind::Command {
             for operation in record::operations(record.payload) {
@@ -98,7 +109,15 @@ impl Applier {
                 operations += 1;
             }
         }
-        self.pending.push_back(Pending { id, location, operations });
+        self.pending.push_back(Pending { id, location: Location::default(), operations });
+    }
+
+    /// The places of the newest entries staged, one each.
+    pub fn place(&mut self, locations: &[Location]) {
+        let first = self.pending.len() - locations.len();
+        for (pending, location) in self.pending.range_mut(first..).zip(locations) {
+            pending.location = *location;
+        }
     }
 
     /// Forgets the entries from `from` on, which were dropped from the log; none of them may have been applied.
@@ -151,6 +170,11 @@ impl Slice<'_> {
         }
         let effect = failed.unwrap_or(if entry.operations == 0 { Effect::None } else { Effect::Written });
         Applied { id: entry.id, effect }
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> u64 {
+        *self.applied
     }
 
     /// Where the value of `key` stands after the entries applied so far.

@@ -1,7 +1,7 @@
 //! Where a record stands. Given once, when the record is appended, and never given to another record.
 
 /// The place of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Location {
     /// Number of the segment.
     pub segment: u32,

@@ -253,6 +253,19 @@ pub fn decode_config(payload: &[u8]) -> Option<Config> {
     Some(Config { voters: voters.to_vec(), learners: learners.to_vec() })
 }
 
+/// The record at the start of `bytes` and its total size, without looking at any CRC: only for bytes that were encoded here or checked
+/// before.
+pub fn view(bytes: &[u8]) -> (Record<'_>, usize) {
+    let total = length_unchecked(bytes);
+    let kind = match bytes[4] {
+        0 => Kind::NoOp,
+        1 => Kind::Config,
+        _ => Kind::Command,
+    };
+    let id = EntryId { index: get_u64(bytes, 8), term: get_u64(bytes, 16) };
+    (Record { kind, id, payload: &bytes[HEADER_BYTES..total] }, total)
+}
+
 /// The operations of a command's payload, in order; `None` in place of one that does not follow the format, after which it ends.
 pub fn operations(payload: &[u8]) -> impl Iterator<Item = Option<Operation<'_>>> {
     let mut rest = payload;

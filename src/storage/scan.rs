@@ -211,7 +211,8 @@ impl Scan {
                 self.configs.extend(record::decode_config(record.payload).map(|config| (id.index, config)));
             }
             let place = Location { segment: segment.id(), offset: offset as u32, bytes: bytes as u32 };
-            self.applier.stage(id, &record, place);
+            self.applier.stage(&body[at..at + bytes]);
+            self.applier.place(&[place]);
             let current = self.current();
             if at == 0 {
                 current.bases.push(base as u32);

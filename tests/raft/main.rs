@@ -1,0 +1,15 @@
+//! The Raft core under test, without threads, sockets or files.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `host` | one member: core, log in memory, disk that finishes when told |
+//! | `network` | packets under way, two links a pair and direction |
+//! | `oracle` | what must hold across all members, checked after every input |
+//! | `cluster` | the three together; every input goes through it |
+//! | `random` | seeded runs with all faults mixed |
+
+mod cluster;
+mod host;
+mod network;
+mod oracle;
+mod random;
