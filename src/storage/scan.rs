@@ -171,6 +171,9 @@ impl Scan {
         if at + HEADER_BYTES + u64::from(header.body) > segment.length() {
             return corrupt(format!("a batch of {} bytes does not fit the file", header.body));
         }
+        if header.body == 0 && self.chain.previous.is_none() {
+            return corrupt("it closes nothing: it is the first one of its segment".into());
+        }
         if header.first_index != self.last.index + 1 {
             return corrupt(format!("it begins with entry {}, the one before is {}", header.first_index, self.last));
         }

@@ -5,7 +5,7 @@
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
 use super::manifest::{self, Listed, Manifest, State};
-use super::segment::{Chunk, Segment};
+use super::segment::{Chunk, Segment, file_name};
 use super::slots::SlotFile;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState, NodeId};
@@ -133,6 +133,7 @@ impl LogWriter {
             }
             Job::Seal(seal) => {
                 self.edit(&seal.edits, seal.applied)?;
+                self.give_back(&seal.edits);
                 Ok(Completion::Sealed { sequence: seal.sequence })
             }
             Job::List(segment) => self.list(segment),
@@ -192,6 +193,15 @@ impl LogWriter {
         }
         self.manifest.applied = self.manifest.applied.max(applied);
         self.write_manifest()
+    }
+
+    /// Unlinks dropped segments. Whether that works, or survives, does not matter: the next start sweeps what is left of them.
+    fn give_back(&self, edits: &[Edit]) {
+        for edit in edits {
+            if let Edit::Drop { id } = edit {
+                let _ = self.disk.remove(&file_name(*id));
+            }
+        }
     }
 
     /// Writes the manifest as it is in memory.
