@@ -131,7 +131,7 @@ impl Log {
     /// Where the active segment's next record or batch goes.
     fn active_end(&self) -> Option<u64> {
         let active = self.segments.back().filter(|_| self.active)?;
-        Some(batch::align(self.stage.end().unwrap_or(active.end)))
+        Some(batch::align(active.end))
     }
 
     /// The position of the first prepared segment that takes `need` bytes.
@@ -205,7 +205,8 @@ impl Log {
             self.rotate(remaining);
         }
         let active = self.segments.back_mut().expect("rotation left an active segment");
-        let base = batch::align(active.end);
+        let base = active.end;
+        assert_eq!(base, batch::align(base), "batches of {:?} are aligned", active.segment);
         active.bases.push(base as u32);
         self.stage.begin(&active.segment, base, active.next());
     }
@@ -229,9 +230,10 @@ impl Log {
         self.segments.back().map_or(self.base.index, |last| last.next() - 1)
     }
 
-    /// Ends the gathered batch and takes over where it ends.
+    /// Ends the gathered batch; the next one begins behind its padding.
     fn close_batch(&mut self) {
         if let (Some(end), Some(active)) = (self.stage.end(), self.segments.back_mut()) {
+            assert_eq!(active.end, end, "the gathered batch is at the end of {:?}", active.segment);
             active.end = batch::align(end);
             self.stage.close();
         }
@@ -246,6 +248,7 @@ impl Log {
             locations.push(Location { segment: active.segment.id(), offset: offset as u32, bytes: *bytes as u32 });
             offset += bytes;
         }
+        active.end = offset;
     }
 
     /// Makes everything appended readable and sendable. Called before [`Log::pieces`].
@@ -342,10 +345,9 @@ impl Log {
             let holder = self.holder(next);
             let offsets = &holder.offsets[(next - holder.first) as usize..];
             let limit = u64::from(offsets[0]).saturating_add(left);
-            let end = holder.end.max(self.stage_end(holder));
             // An entry ends about where the next one starts.
             let mut fits = offsets[1..].partition_point(|offset| u64::from(*offset) <= limit);
-            if fits + 1 == offsets.len() && end <= limit {
+            if fits + 1 == offsets.len() && holder.end <= limit {
                 fits += 1;
             }
             let wanted = offsets.len().min((last + 1 - next) as usize);
@@ -353,15 +355,9 @@ impl Log {
             if fits < wanted {
                 break;
             }
-            left = limit.saturating_sub(end);
+            left = limit.saturating_sub(holder.end);
         }
         (next - from).max(1)
-    }
-
-    /// Where the batch being gathered ends, if it is gathered in this segment.
-    fn stage_end(&self, holder: &LogSegment) -> u64 {
-        let active = self.segments.back().is_some_and(|active| Arc::ptr_eq(&active.segment, &holder.segment));
-        self.stage.end().filter(|_| active).unwrap_or(0)
     }
 
     /// The segment that holds the entry at `index`.

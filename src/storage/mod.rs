@@ -46,3 +46,6 @@ fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
 fn newer(file: &str, found: u32, known: u32) -> Error {
     Error::Directory(format!("{file} has format version {found}, this program knows versions up to {known}: start a newer apexkv"))
 }
+
+#[cfg(test)]
+mod tests;

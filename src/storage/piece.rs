@@ -38,10 +38,11 @@ impl Piece {
         let offsets = &holder.offsets[(from - holder.first) as usize..];
         let held = offsets.partition_point(|offset| u64::from(*offset) < chunk.end()) as u64;
         let after = (from + held).min(end);
-        let place = |offset: u32| (u64::from(offset) - chunk.offset()) as usize;
-        // Records of a chunk are contiguous, so one ends where the next begins.
-        let stop = if after == from + held { chunk.bytes().len() } else { place(offsets[(after - from) as usize]) };
-        (Piece::Staged { start: place(offsets[0]), end: stop, chunk }, after)
+        let place = |offset: u64| (offset - chunk.offset()) as usize;
+        // Records of a chunk are contiguous, so one ends where the next begins. Behind the last one the chunk may hold some that were
+        // superseded.
+        let next = offsets.get((after - from) as usize).map_or(holder.end, |offset| u64::from(*offset));
+        (Piece::Staged { start: place(u64::from(offsets[0])), end: place(next.min(chunk.end())), chunk }, after)
     }
 
     /// As much of the entries `from .. end` as stands in the file alone, and the first index behind the piece.
