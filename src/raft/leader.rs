@@ -250,9 +250,11 @@ impl Node {
 
     /// Notes that `from` was heard in this term and which round it answered.
     fn hear_follower(&mut self, from: NodeId, round: u64) {
+        let begun = self.leadership().map_or(0, |leadership| leadership.round);
         if let Some(progress) = self.progress_mut(from) {
             progress.silent = 0;
-            progress.round = progress.round.max(round);
+            // An answer to a round that has not begun would confirm reads yet to come.
+            progress.round = progress.round.max(round.min(begun));
             self.confirm_reads();
         }
     }
@@ -294,9 +296,10 @@ impl Node {
 
     pub(super) fn on_heartbeat_reply(&mut self, from: NodeId, round: u64, verified: u64, able: bool) {
         self.hear_follower(from, round);
+        let last = self.outline.last().index;
         if let Some(progress) = self.progress_mut(from) {
             progress.able = able;
-            progress.note_verified(verified);
+            progress.note_verified(verified.min(last));
         }
     }
 
