@@ -119,12 +119,12 @@ impl Node {
         alive.max_by_key(|(_, progress)| (progress.matched, progress.verified)).map(|(peer, _)| *peer)
     }
 
-    /// Sends the order to campaign once the successor has the whole log, or at once when it is forced.
+    /// Sends the order to campaign once the successor has the whole log and this term has committed, or at once when it is forced.
     fn order_transfer(&mut self) {
-        let last = self.outline.last().index;
+        let (last, commit) = (self.outline.last().index, self.commit);
         let Some(leadership) = self.leadership_mut() else { return };
         let Some(transfer) = leadership.transfer else { return };
-        let complete = leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        let complete = commit >= leadership.noop && leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
         if !transfer.ordered && (complete || transfer.forced) {
             leadership.transfer = Some(Transfer { ordered: true, ..transfer });
             self.send(transfer.to, Message::TimeoutNow);
@@ -280,8 +280,8 @@ impl Node {
         if progress.acknowledge(matched) {
             progress.note_verified(matched);
             self.advance_commit();
-            self.order_transfer();
         }
+        self.order_transfer();
     }
 
     pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: u64, hint: EntryId, round: u64) {
@@ -317,6 +317,7 @@ impl Node {
             if let Some(leadership) = self.leadership_mut() {
                 leadership.uncommitted_ticks = 0;
             }
+            self.order_transfer();
         }
     }
 }
