@@ -132,7 +132,7 @@ impl Node {
     }
 
     pub(super) fn tick_leader(&mut self, ticks: u32) {
-        let (resend, heartbeat) = (self.settings.resend_ticks, self.settings.heartbeat_ticks);
+        let resend = self.settings.resend_ticks;
         let uncommitted = self.commit < self.outline.last().index;
         let Some(leadership) = self.leadership_mut() else { return };
         leadership.progress.values_mut().for_each(|progress| progress.tick(ticks, resend));
@@ -145,7 +145,6 @@ impl Node {
             }
         }
         if leadership.heartbeat == 0 {
-            leadership.heartbeat = heartbeat;
             self.broadcast_heartbeat();
         }
         if self.hears_majority(true) {
@@ -196,8 +195,10 @@ impl Node {
     }
 
     pub(super) fn broadcast_heartbeat(&mut self) {
-        let Some(leadership) = self.leadership() else { return };
-        let (commit, round) = (self.commit, leadership.round);
+        let (commit, heartbeat) = (self.commit, self.settings.heartbeat_ticks);
+        let Some(leadership) = self.leadership_mut() else { return };
+        leadership.heartbeat = heartbeat;
+        let round = leadership.round;
         let beats: Vec<(NodeId, u64)> = leadership.progress.iter().map(|(peer, progress)| (*peer, commit.min(progress.matched))).collect();
         for (peer, commit) in beats {
             self.send(peer, Message::Heartbeat { commit, round });
@@ -286,11 +287,14 @@ impl Node {
 
     pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: u64, hint: EntryId, round: u64) {
         self.hear_follower(from, round);
-        let common = self.outline.hint(hint).index;
+        let (common, heartbeat) = (self.outline.hint(hint).index, self.settings.heartbeat_ticks);
         let Some(progress) = self.progress_mut(from) else { return };
         let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index + 1 != progress.next);
         if !stale {
-            progress.probe((common + 1).min(prev_index), 0);
+            // A follower that was in step and stands still has lost appends or has no room: going on at once would send a window of
+            // bytes with every round trip until it has.
+            let still = progress.mode == Mode::Replicate && common <= progress.matched;
+            progress.probe((common + 1).min(prev_index), if still { heartbeat } else { 0 });
         }
     }
 
