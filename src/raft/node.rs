@@ -135,7 +135,7 @@ impl Node {
             next_write: 1,
             durable,
             commit: recovered.commit.max(recovered.outline.base().index),
-            verified: recovered.commit,
+            verified: recovered.commit.max(recovered.outline.base().index),
             heard_round: 0,
             outline: recovered.outline,
             role: Role::Follower,
@@ -420,7 +420,7 @@ impl Node {
             self.commit = last.index;
             self.verified = self.verified.max(last.index).min(self.last().index);
         }
-        if let Some(leader) = self.leader {
+        if let Some(leader) = self.leader.filter(|leader| *leader != self.id) {
             self.send(leader, Message::SnapshotReply { matched: self.durable.min(self.verified) });
         }
         watch.check(self);

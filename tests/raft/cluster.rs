@@ -93,8 +93,8 @@ impl Cluster {
         for other in self.ids() {
             let linked = links_between(id, other).iter().all(|link| !self.network.is_cut(*link));
             if other != id && linked && self.host(other).node.is_some() {
-                self.link_up(other, id, true);
-                self.link_up(id, other, true);
+                self.meet(other, id);
+                self.meet(id, other);
             }
         }
     }
@@ -116,10 +116,21 @@ impl Cluster {
         });
     }
 
-    /// Hands a packet to its receiver, which may be down.
+    fn meet(&mut self, id: NodeId, peer: NodeId) {
+        let boot = self.host(peer).boots;
+        self.input(id, |host| {
+            host.meet(peer, boot);
+            None
+        });
+    }
+
+    /// Hands a packet to its receiver, which may be down. Its connection opened before it; what an older life sent is not listened to.
     pub(crate) fn deliver(&mut self, packet: Packet) {
         self.note(|| describe(&packet));
-        self.input(packet.envelope.to, |host| host.step(packet));
+        self.input(packet.envelope.to, |host| {
+            let listens = host.meet(packet.envelope.from, packet.boot);
+            if listens { host.step(packet) } else { None }
+        });
     }
 
     /// Appends `count` entries at a leader. Says whether it took them.

@@ -7,9 +7,12 @@
 //! | `oracle` | what must hold across all members, checked after every input |
 //! | `cluster` | the three together; every input goes through it |
 //! | `random` | seeded runs with all faults mixed |
+//! | `command`, `scripts` | the golden scripts' language and runner |
 
 mod cluster;
+mod command;
 mod host;
 mod network;
 mod oracle;
 mod random;
+mod scripts;
