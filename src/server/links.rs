@@ -168,6 +168,9 @@ impl Worker {
 
     fn send_all(&self, stream: &TcpStream, attempt: u64) -> Result<()> {
         let mut buffer = Vec::new();
+        // The first keepalive says that this side is content with the welcome.
+        peer::encode_keepalive(&mut buffer)?;
+        (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
         while !self.shared.is_stopping() {
             buffer.clear();
             match self.queue.recv_timeout(self.shared.timing.keepalive) {

@@ -64,7 +64,7 @@ impl Site {
     }
 
     fn start(&self, boot: u64, founding: &Founding) -> Running {
-        self.start_at(boot, founding, 0, EntryId::default())
+        self.start_at(boot, founding, 1, EntryId::default())
     }
 
     fn start_at(&self, boot: u64, founding: &Founding, term: u64, last: EntryId) -> Running {
@@ -89,7 +89,7 @@ impl Site {
     fn hello(&self, founding: &Founding, link: LinkClass, boot: u64, attempt: u64) -> Hello {
         let members = crate::server::identity::ids_of(founding);
         let bare = bare_hello(&self.id, "raw", self.identity(boot), members, link);
-        Hello { cluster: founding.cluster, founding: Some(founding.clone()), attempt, ..bare }
+        Hello { cluster: founding.cluster, term: 1, founding: Some(founding.clone()), attempt, ..bare }
     }
 }
 
@@ -190,7 +190,12 @@ fn dial(site: &Site, hello: Hello) -> (TcpStream, Greeting) {
 
 fn welcomed(site: &Site, hello: Hello) -> TcpStream {
     match dial(site, hello) {
-        (stream, Greeting::Welcome(_)) => stream,
+        (mut stream, Greeting::Welcome(_)) => {
+            let mut content = Vec::new();
+            peer::encode_keepalive(&mut content).expect("within the limits");
+            stream.write_all(&content).expect("the connection is open");
+            stream
+        }
         (_, other) => panic!("welcome expected, got {other:?}"),
     }
 }
@@ -407,6 +412,21 @@ fn those_who_forgot_are_refused_and_nothing_of_them_arrives() {
         expect(Hello { id: "nobody:1".to_owned(), ..good(link) }, "not a member");
         expect(Hello { versions: (7, 9), ..good(link) }, "protocol 7 to 9");
         expect(Hello { cluster: 0, founding: None, ..good(link) }, "not stored its founding record");
+    }
+    a.assert_silent();
+}
+
+#[test]
+fn a_welcome_that_the_dialer_does_not_believe_opens_no_link() {
+    let (sites, founding) = sites(2);
+    // The first node has seen the second in term 5; the second was rolled back to 4 and does not know it.
+    let a = sites[0].start(1, &founding);
+    drop(welcomed(&sites[0], Hello { term: 5, ..sites[1].hello(&founding, LinkClass::Control, 1, 1) }));
+    a.wait_link(NodeId(2), LinkChange::Down);
+    let b = sites[1].start_at(2, &founding, 4, EntryId::default());
+    let until = Instant::now() + 5 * timing().pause_max;
+    while let Ok(event) = b.inbox.recv_deadline(until) {
+        panic!("{event:?} arrived from a node that refuses this one");
     }
     a.assert_silent();
 }
