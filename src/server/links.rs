@@ -143,7 +143,7 @@ impl Worker {
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
         self.handle.connected.store(true, Ordering::SeqCst);
-        if self.class == LinkClass::Control && self.shared.notices.settled(&self.id) {
+        if self.class == LinkClass::Control && self.shared.notices.changed(&self.id, "linked") {
             log::info!("linked to {}", self.id);
         }
         let outcome = self.send_all(stream, attempt);

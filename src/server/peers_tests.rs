@@ -391,6 +391,22 @@ fn a_newer_link_replaces_the_older_without_a_down() {
 }
 
 #[test]
+fn the_links_of_an_older_process_end_with_the_first_of_a_newer_one() {
+    let (sites, founding) = sites(2);
+    let a = sites[0].start(1, &founding);
+    let mut control = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Control, 1, 1));
+    let mut bulk = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Bulk, 1, 2));
+    assert!(a.wait_up(NodeId(2)));
+    let _newer = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Bulk, 2, 1));
+    assert_closed(&mut control);
+    assert_closed(&mut bulk);
+    a.wait_link(NodeId(2), LinkChange::Down);
+    assert!(refused(&sites[0], sites[1].hello(&founding, LinkClass::Control, 1, 3)).contains("old copy"));
+    let _control = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Control, 2, 2));
+    assert!(a.wait_up(NodeId(2)));
+}
+
+#[test]
 fn those_who_forgot_are_refused_and_nothing_of_them_arrives() {
     let (sites, founding) = sites(3);
     let a = sites[0].start(1, &founding);
@@ -425,7 +441,7 @@ fn a_welcome_that_the_dialer_does_not_believe_opens_no_link() {
     a.wait_link(NodeId(2), LinkChange::Down);
     let b = sites[1].start_at(2, &founding, 4, EntryId::default());
     let until = Instant::now() + 5 * timing().pause_max;
-    while let Ok(event) = b.inbox.recv_deadline(until) {
+    if let Ok(event) = b.inbox.recv_deadline(until) {
         panic!("{event:?} arrived from a node that refuses this one");
     }
     a.assert_silent();
