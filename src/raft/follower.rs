@@ -1,0 +1,175 @@
+//! The follower's rules: appends, heartbeats, votes and pre-votes of others, acknowledgements. Also what every role does when
+//! asked for a vote. Decides only from the outline and the message; records are the host's.
+
+use super::message::{Entries, EntryId, Message, NodeId};
+use super::node::{Node, Role};
+use super::ready::Take;
+
+/// After granting a pre-vote a node holds its own back for at least this many ticks, so that two do not split the votes.
+const YIELD_TICKS: u32 = 20;
+/// A refused suspicion is repeated after this many ticks, from and to, while the leader's link is down.
+const RETRY_TICKS: (u32, u32) = (10, 20);
+
+impl Node {
+    /// Whether a leader other than this node counts as alive, or this node leads.
+    fn hears_leader(&self) -> bool {
+        self.is_leader() || self.heard > 0
+    }
+
+    /// Would this node vote for the sender? Changes nothing that lasts.
+    pub(super) fn on_pre_vote(&mut self, from: NodeId, _term: u64, proposed_term: u64, last: EntryId) {
+        let current = last >= self.outline.last();
+        let granted = proposed_term > self.state.term && current && !self.hears_leader();
+        if granted {
+            self.yield_to(from, last);
+        }
+        self.send_unbound(from, Message::PreVoteReply { proposed_term, granted });
+    }
+
+    /// Holds the own candidacy back in favour of another: of two that seek pre-votes at once the one with the longer log, then the
+    /// greater number, goes on.
+    fn yield_to(&mut self, other: NodeId, last: EntryId) {
+        if self.suspicion.is_some() {
+            self.suspicion = None;
+            self.suspect(YIELD_TICKS, 2 * YIELD_TICKS);
+        }
+        let own = (self.outline.last(), self.id);
+        if let Role::Candidate(candidacy) = &self.role
+            && candidacy.is_pre_vote()
+            && own < (last, other)
+        {
+            self.retire();
+        }
+    }
+
+    /// `RequestVote` (paper, sections 5.2 and 5.4.1). A node that hears a live leader refuses and keeps its term (thesis, 4.2.3).
+    pub(super) fn on_vote(&mut self, from: NodeId, term: u64, last: EntryId, transfer: bool) {
+        if term < self.state.term || (self.hears_leader() && !transfer) {
+            self.send(from, Message::VoteReply { granted: false });
+            return;
+        }
+        if term > self.state.term {
+            self.adopt_term(term);
+        }
+        let free = self.state.vote.is_none() || self.state.vote == Some(from);
+        let granted = free && last >= self.outline.last() && self.leader.is_none();
+        if granted {
+            self.become_follower(None);
+            self.state.vote = Some(from);
+            self.suspicion = None;
+            self.arm_election();
+        }
+        self.send(from, Message::VoteReply { granted });
+    }
+
+    /// Notes that the leader of the present term lives.
+    fn hear_leader(&mut self, from: NodeId) {
+        assert!(!self.is_leader(), "{from} and {} both lead term {}", self.id, self.state.term);
+        assert!(self.leader.is_none_or(|leader| leader == from), "{from} and {:?} both lead term {}", self.leader, self.state.term);
+        self.become_follower(Some(from));
+        self.heard = self.settings.election_ticks;
+        self.leader_lost = false;
+        self.suspicion = None;
+        self.failed_elections = 0;
+        self.arm_election();
+    }
+
+    /// `AppendEntries` (paper, section 5.3).
+    pub(super) fn on_append(
+        &mut self,
+        from: NodeId,
+        prev: EntryId,
+        entries: &Entries,
+        commit: u64,
+        round: u64,
+        room: bool,
+    ) -> Option<Take> {
+        self.hear_leader(from);
+        self.heard_round = self.heard_round.max(round);
+        // Up to the commit index every leader's log is equal to this one.
+        if prev.index > self.commit && !self.outline.contains(prev) {
+            let hint = self.outline.hint(prev);
+            self.send(from, Message::AppendRejected { prev_index: prev.index, hint, round: self.heard_round });
+            return None;
+        }
+        let end = prev.index + entries.count();
+        let matching = self.matching_up_to(prev.index, entries);
+        let take = (matching < end && room).then(|| self.take_from(matching + 1, prev.index, entries));
+        self.verified = self.verified.max(if take.is_some() { end } else { matching });
+        self.commit_up_to(commit);
+        // What is durable already, or cannot be taken for lack of room, is answered now; the rest after its sync.
+        if self.verified <= self.durable || (matching < end && !room) {
+            self.acknowledge();
+        }
+        take
+    }
+
+    /// The last index up to which the entries behind `prev_index` stand in this log already.
+    fn matching_up_to(&self, prev_index: u64, entries: &Entries) -> u64 {
+        let mut index = prev_index;
+        for run in &entries.runs {
+            for _ in 0..run.count {
+                if index >= self.commit && self.outline.term_of(index + 1) != Some(run.term) {
+                    return index;
+                }
+                index += 1;
+            }
+        }
+        index
+    }
+
+    /// Appends from `first` on, dropping what stands there only because its term differs.
+    fn take_from(&mut self, first: u64, prev_index: u64, entries: &Entries) -> Take {
+        let conflict = first <= self.outline.last().index;
+        if conflict {
+            self.truncate(first);
+        }
+        self.take_entries(first, entries, first - 1 - prev_index);
+        Take { truncate_from: conflict.then_some(first), first }
+    }
+
+    pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: u64, round: u64) {
+        self.hear_leader(from);
+        self.heard_round = self.heard_round.max(round);
+        self.commit_up_to(commit);
+        self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.able });
+    }
+
+    /// Never commits beyond what was verified against this leader in this term: a heartbeat may overtake the appends that would
+    /// have replaced a stale suffix.
+    fn commit_up_to(&mut self, commit: u64) {
+        self.commit = self.commit.max(commit.min(self.verified));
+    }
+
+    /// Files up to `last` are on their way; says at once when they are not needed.
+    pub(super) fn on_snapshot_offer(&mut self, from: NodeId, last: EntryId) {
+        self.hear_leader(from);
+        if last.index <= self.commit || self.outline.contains(last) {
+            self.verified = self.verified.max(last.index.min(self.outline.last().index));
+            self.send(from, Message::SnapshotReply { matched: self.durable.min(self.verified) });
+        }
+    }
+
+    /// Acknowledges to the leader of the present term what is both durable and verified against it.
+    pub(super) fn acknowledge(&mut self) {
+        if let Some(leader) = self.leader
+            && leader != self.id
+        {
+            let matched = self.durable.min(self.verified);
+            self.send(leader, Message::Appended { matched, round: self.heard_round });
+        }
+    }
+
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) {
+        if self.leader == Some(from) && self.is_voter() && self.able && !self.is_storing() {
+            self.campaign(true);
+        }
+    }
+
+    /// After a refused suspicion: tries again shortly while the leader's link is down.
+    pub(super) fn suspect_again(&mut self) {
+        if self.leader_lost {
+            self.suspect(RETRY_TICKS.0, RETRY_TICKS.1);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The leader's rules: feeding followers, counting acknowledgements, confirming read rounds, stepping down, handing over.
+
+use std::collections::BTreeMap;
+
+use super::message::{Config, EntryId, Message, NodeId};
+use super::node::{Node, Role};
+use super::progress::{Mode, Progress};
+use super::quorum;
+use super::ready::{ReadTicket, Sizes};
+
+/// How many times a leader that cannot work tries to hand over before it steps down.
+const HANDOVER_ATTEMPTS: u32 = 3;
+
+/// What only a leader keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Leadership {
+    /// Index of the no-op that opened the term; reads wait for it.
+    noop: u64,
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// The newest read round begun.
+    round: u64,
+    /// Reads wait for the round after `round`.
+    reads_waiting: bool,
+    heartbeat: u32,
+    transfer: Option<Transfer>,
+    /// Ticks for which there was something to commit and commit did not move.
+    uncommitted_ticks: u32,
+    handovers: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Transfer {
+    to: NodeId,
+    ticks_left: u32,
+    /// Order the target to campaign although it lacks entries: this leader cannot bring them to it.
+    forced: bool,
+    ordered: bool,
+}
+
+impl Leadership {
+    pub(super) fn new(noop: u64, next: u64, round: u64, config: &Config, own: NodeId) -> Leadership {
+        let peers = config.voters.iter().chain(&config.learners).filter(|peer| **peer != own);
+        Leadership {
+            noop,
+            progress: peers.map(|peer| (*peer, Progress::new(next))).collect(),
+            round,
+            reads_waiting: false,
+            heartbeat: 0,
+            transfer: None,
+            uncommitted_ticks: 0,
+            handovers: 0,
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> u32 {
+        self.transfer.map_or(self.heartbeat, |transfer| transfer.ticks_left.min(self.heartbeat))
+    }
+}
+
+impl Node {
+    pub(super) fn leadership(&self) -> Option<&Leadership> {
+        match &self.role {
+            Role::Leader(leadership) => Some(leadership),
+            _ => None,
+        }
+    }
+
+    fn leadership_mut(&mut self) -> Option<&mut Leadership> {
+        match &mut self.role {
+            Role::Leader(leadership) => Some(leadership),
+            _ => None,
+        }
+    }
+
+    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+        self.leadership_mut().and_then(|leadership| leadership.progress.get_mut(&peer))
+    }
+
+    pub(super) fn accepts_proposals(&self) -> bool {
+        self.leadership().is_some_and(|leadership| leadership.transfer.is_none())
+    }
+
+    /// Admits a read: what must be confirmed and applied before it may be served (thesis, section 6.4). `None` when this node does
+    /// not lead.
+    pub fn read(&mut self) -> Option<ReadTicket> {
+        let commit = self.commit;
+        let leadership = self.leadership_mut()?;
+        leadership.reads_waiting = true;
+        Some(ReadTicket { round: leadership.round + 1, index: commit.max(leadership.noop) })
+    }
+
+    /// Begins to hand leadership to `to`, or to the follower that is furthest and able. False when there is none.
+    pub fn transfer(&mut self, to: Option<NodeId>) -> bool {
+        self.begin_transfer(to, false)
+    }
+
+    fn begin_transfer(&mut self, to: Option<NodeId>, forced: bool) -> bool {
+        let patience = self.settings.election_ticks;
+        let target = to.or_else(|| self.best_successor());
+        let voter = target.is_some_and(|target| target != self.id && self.config().voters.contains(&target));
+        match (target, self.leadership_mut()) {
+            (Some(to), Some(leadership)) if voter => {
+                leadership.transfer = Some(Transfer { to, ticks_left: patience, forced, ordered: false });
+                self.order_transfer();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The able voter, heard of late, with the longest log.
+    fn best_successor(&self) -> Option<NodeId> {
+        let leadership = self.leadership()?;
+        let voters = &self.config().voters;
+        let alive = leadership
+            .progress
+            .iter()
+            .filter(|(peer, progress)| voters.contains(peer) && progress.able && progress.silent < self.settings.election_ticks);
+        alive.max_by_key(|(_, progress)| (progress.matched, progress.verified)).map(|(peer, _)| *peer)
+    }
+
+    /// Sends the order to campaign once the successor has the whole log, or at once when it is forced.
+    fn order_transfer(&mut self) {
+        let last = self.outline.last().index;
+        let Some(leadership) = self.leadership_mut() else { return };
+        let Some(transfer) = leadership.transfer else { return };
+        let complete = leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        if !transfer.ordered && (complete || transfer.forced) {
+            leadership.transfer = Some(Transfer { ordered: true, ..transfer });
+            self.send(transfer.to, Message::TimeoutNow);
+        }
+    }
+
+    pub(super) fn tick_leader(&mut self, ticks: u32) {
+        let (resend, heartbeat) = (self.settings.resend_ticks, self.settings.heartbeat_ticks);
+        let uncommitted = self.commit < self.outline.last().index;
+        let Some(leadership) = self.leadership_mut() else { return };
+        leadership.progress.values_mut().for_each(|progress| progress.tick(ticks, resend));
+        leadership.uncommitted_ticks = if uncommitted { leadership.uncommitted_ticks.saturating_add(ticks) } else { 0 };
+        leadership.heartbeat = leadership.heartbeat.saturating_sub(ticks);
+        if let Some(transfer) = &mut leadership.transfer {
+            transfer.ticks_left = transfer.ticks_left.saturating_sub(ticks);
+            if transfer.ticks_left == 0 {
+                leadership.transfer = None;
+            }
+        }
+        if leadership.heartbeat == 0 {
+            leadership.heartbeat = heartbeat;
+            self.broadcast_heartbeat();
+        }
+        if self.hears_majority(true) {
+            self.hand_over_if_useless();
+        } else {
+            self.step_down();
+        }
+    }
+
+    /// Whether a majority of the voters, with or without this node, was heard within an election timeout.
+    fn hears_majority(&self, with_self: bool) -> bool {
+        let Some(leadership) = self.leadership() else { return false };
+        let patience = self.settings.election_ticks;
+        quorum::reached(&self.config().voters, |voter| match leadership.progress.get(&voter) {
+            Some(progress) => progress.silent < patience,
+            None => with_self && voter == self.id,
+        })
+    }
+
+    /// Gives leadership up in the present term.
+    pub(super) fn step_down(&mut self) {
+        self.retire();
+    }
+
+    /// A leader that is heard but cannot work must go: its followers hear it and would never replace it.
+    fn hand_over_if_useless(&mut self) {
+        let (stalled, able, limit) = (self.stalled, self.able, self.settings.stall_ticks);
+        let Some(leadership) = self.leadership() else { return };
+        let useless = stalled || !able || leadership.uncommitted_ticks >= limit;
+        if !useless {
+            if let Some(leadership) = self.leadership_mut() {
+                leadership.handovers = 0;
+            }
+            return;
+        }
+        if leadership.transfer.is_some() || !self.hears_majority(false) || self.best_successor().is_none() {
+            return;
+        }
+        if leadership.handovers < HANDOVER_ATTEMPTS {
+            if let Some(leadership) = self.leadership_mut() {
+                leadership.handovers += 1;
+            }
+            self.begin_transfer(None, true);
+        } else {
+            self.ban = self.settings.ban_ticks;
+            self.step_down();
+        }
+    }
+
+    pub(super) fn broadcast_heartbeat(&mut self) {
+        let Some(leadership) = self.leadership() else { return };
+        let (commit, round) = (self.commit, leadership.round);
+        let beats: Vec<(NodeId, u64)> = leadership.progress.iter().map(|(peer, progress)| (*peer, commit.min(progress.matched))).collect();
+        for (peer, commit) in beats {
+            self.send(peer, Message::Heartbeat { commit, round });
+        }
+    }
+
+    /// Begins a read round if reads wait and none is under way, and sends every follower what it may be sent.
+    pub(super) fn feed_followers(&mut self, sizes: &dyn Sizes) {
+        let Some(leadership) = self.leadership_mut() else { return };
+        if leadership.reads_waiting && leadership.round == self.confirmed_round {
+            let Some(leadership) = self.leadership_mut() else { return };
+            leadership.reads_waiting = false;
+            leadership.round += 1;
+            self.broadcast_heartbeat();
+            self.confirm_reads();
+        }
+        let peers: Vec<NodeId> = self.leadership().map_or(Vec::new(), |leadership| leadership.progress.keys().copied().collect());
+        for peer in peers {
+            while self.feed(peer, sizes) {}
+        }
+    }
+
+    /// Sends one append (or asks for a snapshot); false when nothing more may be sent to this follower now.
+    fn feed(&mut self, peer: NodeId, sizes: &dyn Sizes) -> bool {
+        let (last, window, budget) = (self.outline.last().index, self.settings.window_bytes, self.settings.append_bytes);
+        let (commit, pause) = (self.commit, self.settings.heartbeat_ticks);
+        let Some(leadership) = self.leadership() else { return false };
+        let (round, Some(progress)) = (leadership.round, leadership.progress.get(&peer)) else { return false };
+        if !progress.may_send(last, window) {
+            return false;
+        }
+        let (next, mode) = (progress.next, progress.mode);
+        let Some(term) = self.outline.term_of(next - 1) else {
+            self.snapshots.push(peer);
+            if let Some(progress) = self.progress_mut(peer) {
+                progress.snapshot();
+                progress.sent(0, 0, pause);
+            }
+            return false;
+        };
+        let (count, bytes) = if next <= last { sizes.fit(next, last, budget) } else { (0, 0) };
+        assert!(next + count <= last + 1, "an append of {count} entries from {next} ends behind {last}");
+        let entries = self.outline.entries(next, count);
+        self.send(peer, Message::Append { prev: EntryId { term, index: next - 1 }, entries, commit, round });
+        if let Some(progress) = self.progress_mut(peer) {
+            progress.sent(count, bytes, pause);
+        }
+        mode == Mode::Replicate
+    }
+
+    /// Notes that `from` was heard in this term and which round it answered.
+    fn hear_follower(&mut self, from: NodeId, round: u64) {
+        if let Some(progress) = self.progress_mut(from) {
+            progress.silent = 0;
+            progress.round = progress.round.max(round);
+            self.confirm_reads();
+        }
+    }
+
+    fn confirm_reads(&mut self) {
+        let Some(leadership) = self.leadership() else { return };
+        let agreed = quorum::agreed(&self.config().voters, |voter| match leadership.progress.get(&voter) {
+            Some(progress) => progress.round,
+            None if voter == self.id => leadership.round,
+            None => 0,
+        });
+        self.confirmed_round = self.confirmed_round.max(agreed);
+    }
+
+    pub(super) fn on_appended(&mut self, from: NodeId, matched: u64, round: u64) {
+        let last = self.outline.last().index;
+        if matched > last {
+            // Only a peer whose log is not this one could say so; it does not count.
+            return;
+        }
+        self.hear_follower(from, round);
+        let Some(progress) = self.progress_mut(from) else { return };
+        if progress.acknowledge(matched) {
+            progress.note_verified(matched);
+            self.advance_commit();
+            self.order_transfer();
+        }
+    }
+
+    pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: u64, hint: EntryId, round: u64) {
+        self.hear_follower(from, round);
+        let common = self.outline.hint(hint).index;
+        let Some(progress) = self.progress_mut(from) else { return };
+        let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index + 1 != progress.next);
+        if !stale {
+            progress.probe((common + 1).min(prev_index), 0);
+        }
+    }
+
+    pub(super) fn on_heartbeat_reply(&mut self, from: NodeId, round: u64, verified: u64, able: bool) {
+        self.hear_follower(from, round);
+        if let Some(progress) = self.progress_mut(from) {
+            progress.able = able;
+            progress.note_verified(verified);
+        }
+    }
+
+    /// Commits what a majority has durably, if it was written in the present term (paper, section 5.4.2).
+    pub(super) fn advance_commit(&mut self) {
+        let (own, durable) = (self.id, self.durable);
+        let Some(leadership) = self.leadership() else { return };
+        let agreed = quorum::agreed(&self.config().voters, |voter| match leadership.progress.get(&voter) {
+            Some(progress) => progress.matched,
+            None if voter == own => durable,
+            None => 0,
+        });
+        if agreed > self.commit && self.outline.term_of(agreed) == Some(self.state.term) {
+            self.commit = agreed;
+            if let Some(leadership) = self.leadership_mut() {
+                leadership.uncommitted_ticks = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a leader knows of one follower: how far it matches, what was sent to it, when it was last heard.
+//! Decides what may be sent, never sends.
+
+use std::collections::VecDeque;
+
+/// How a follower is fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Mode {
+    /// Its position is being sought: one append at a time, the next after an answer or a pause.
+    Probe,
+    /// Its position is known: appends are sent ahead of their answers, within a window of bytes.
+    Replicate,
+    /// What it needs is no longer in the log: it is sent files.
+    Snapshot,
+}
+
+/// A leader's view of one follower.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Progress {
+    /// How it is fed.
+    pub(super) mode: Mode,
+    /// Highest index known durable there and equal to the leader's log.
+    pub(super) matched: u64,
+    /// The next index to send.
+    pub(super) next: u64,
+    /// The newest read round it has answered.
+    pub(super) round: u64,
+    /// Highest index it said it had verified, durable or not.
+    pub(super) verified: u64,
+    /// It said it had room and a working disk.
+    pub(super) able: bool,
+    /// Ticks since it was last heard in this term.
+    pub(super) silent: u32,
+    /// Ticks for which appends were under way and neither `matched` nor `verified` moved.
+    stuck: u32,
+    /// Ticks to wait before the next probe.
+    pause: u32,
+    /// Appends sent and not answered, as (last index, bytes).
+    inflight: VecDeque<(u64, u64)>,
+    inflight_bytes: u64,
+}
+
+impl Progress {
+    /// A follower of which nothing is known; probing starts at `next`.
+    pub(super) fn new(next: u64) -> Progress {
+        Progress {
+            mode: Mode::Probe,
+            matched: 0,
+            next,
+            round: 0,
+            verified: 0,
+            able: true,
+            silent: 0,
+            stuck: 0,
+            pause: 0,
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+        }
+    }
+
+    /// Whether an append may leave now, given how many bytes may be under way and the leader's last index.
+    pub(super) fn may_send(&self, last: u64, window: u64) -> bool {
+        match self.mode {
+            Mode::Probe | Mode::Snapshot => self.pause == 0,
+            Mode::Replicate => self.next <= last && self.inflight_bytes < window,
+        }
+    }
+
+    /// Notes that `count` entries of about `bytes` left. A probe keeps its position and waits `pause` ticks.
+    pub(super) fn sent(&mut self, count: u64, bytes: u64, pause: u32) {
+        match self.mode {
+            Mode::Replicate => {
+                self.next += count;
+                self.inflight.push_back((self.next - 1, bytes));
+                self.inflight_bytes += bytes;
+            }
+            Mode::Probe | Mode::Snapshot => self.pause = pause,
+        }
+    }
+
+    /// Notes that everything up to `matched` is durable and equal there. Returns whether that is news.
+    pub(super) fn acknowledge(&mut self, matched: u64) -> bool {
+        let news = matched > self.matched;
+        self.matched = self.matched.max(matched);
+        while self.inflight.front().is_some_and(|(last, _)| *last <= self.matched) {
+            self.inflight_bytes -= self.inflight.pop_front().map_or(0, |(_, bytes)| bytes);
+        }
+        self.next = self.next.max(self.matched + 1);
+        if self.mode != Mode::Replicate && (news || self.mode == Mode::Probe && matched + 1 >= self.next) {
+            self.mode = Mode::Replicate;
+            self.next = self.matched + 1;
+            self.pause = 0;
+        }
+        if news {
+            self.stuck = 0;
+        }
+        news
+    }
+
+    /// Notes how far the follower has verified; resets the patience with it when that moved.
+    pub(super) fn note_verified(&mut self, verified: u64) {
+        if verified > self.verified {
+            self.verified = verified;
+            self.stuck = 0;
+        }
+    }
+
+    /// Goes back to probing from `next`; the first probe leaves after `pause` ticks.
+    pub(super) fn probe(&mut self, next: u64, pause: u32) {
+        self.mode = Mode::Probe;
+        self.next = next.max(self.matched + 1);
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+        self.stuck = 0;
+        self.pause = pause;
+    }
+
+    /// Goes over to sending files.
+    pub(super) fn snapshot(&mut self) {
+        self.probe(self.next, 0);
+        self.mode = Mode::Snapshot;
+    }
+
+    /// A probe may leave at once.
+    pub(super) fn resume(&mut self) {
+        self.pause = 0;
+    }
+
+    /// Lets `ticks` pass; appends that nobody verified within `resend` ticks are taken for lost.
+    pub(super) fn tick(&mut self, ticks: u32, resend: u32) {
+        self.silent = self.silent.saturating_add(ticks);
+        self.pause = self.pause.saturating_sub(ticks);
+        let waiting = self.mode == Mode::Replicate && !self.inflight.is_empty() && self.verified + 1 < self.next;
+        self.stuck = if waiting { self.stuck.saturating_add(ticks) } else { 0 };
+        if self.stuck >= resend {
+            self.probe(self.matched + 1, 0);
+        }
+    }
+}
