@@ -143,7 +143,7 @@ impl Worker {
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
         self.handle.connected.store(true, Ordering::SeqCst);
-        if self.class == LinkClass::Control && self.shared.notices.settled(&self.id) {
+        if self.class == LinkClass::Control && self.shared.notices.changed(&self.id, "linked") {
             log::info!("linked to {}", self.id);
         }
         let outcome = self.send_all(stream, attempt);
@@ -168,6 +168,9 @@ impl Worker {
 
     fn send_all(&self, stream: &TcpStream, attempt: u64) -> Result<()> {
         let mut buffer = Vec::new();
+        // The first keepalive says that this side is content with the welcome.
+        peer::encode_keepalive(&mut buffer)?;
+        (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
         while !self.shared.is_stopping() {
             buffer.clear();
             match self.queue.recv_timeout(self.shared.timing.keepalive) {

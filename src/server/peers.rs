@@ -229,5 +229,8 @@ fn kick_channels(peers: &BTreeMap<NodeId, String>) -> (BTreeMap<NodeId, Vec<Send
 }
 
 #[cfg(test)]
+#[path = "peers_fixture.rs"]
+mod fixture;
+#[cfg(test)]
 #[path = "peers_tests.rs"]
 mod tests;
