@@ -99,6 +99,9 @@ impl Node {
         {
             candidacy.note(from, granted);
             self.count_votes();
+            if !granted {
+                self.suspect_again();
+            }
         }
     }
 
@@ -119,10 +122,7 @@ impl Node {
         match (candidacy.phase, won, lost) {
             (Phase::PreVote, true, _) => self.campaign(false),
             (Phase::Vote, true, _) => self.become_leader(),
-            (Phase::PreVote, _, true) => {
-                self.retire();
-                self.suspect_again();
-            }
+            (Phase::PreVote, _, true) => self.retire(),
             (Phase::Vote, _, true) => {
                 self.failed_elections += 1;
                 self.retire();
