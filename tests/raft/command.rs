@@ -1,4 +1,5 @@
 //! The language of the scripts: one command a line, words separated by blanks, `#` begins a comment. Members are numbers from 1.
+//! `quietly` before a command leaves its lines out of the transcript: for what only sets the scene.
 //! Parses, never acts.
 
 use std::str::FromStr;

@@ -318,13 +318,14 @@ fn transcript(head: &str) -> Result<String, String> {
     let mut transcript = String::new();
     for (number, line) in (1..).zip(head.lines()) {
         let failed = |reason: String| format!("line {number}: {line}: {reason}\n--- transcript so far\n{transcript}");
-        let Some(command) = parse(line).map_err(failed)? else { continue };
+        let quiet = line.strip_prefix("quietly ");
+        let Some(command) = parse(quiet.unwrap_or(line)).map_err(failed)? else { continue };
         let silent = matches!(command, Command::Expect(_));
         let lines = script.run(command).map_err(failed)?;
         if !silent {
             transcript.push_str(&format!("> {}\n", line.split('#').next().unwrap_or_default().trim()));
         }
-        lines.iter().for_each(|line| transcript.push_str(&format!("{line}\n")));
+        lines.iter().filter(|_| quiet.is_none()).for_each(|line| transcript.push_str(&format!("{line}\n")));
     }
     Ok(transcript)
 }
