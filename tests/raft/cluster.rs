@@ -335,7 +335,7 @@ impl Cluster {
         let host = self.host(id);
         let Some(node) = &host.node else {
             return format!(
-                "role=down term={} vote={} leader=- last=- commit=- durable=- log=-",
+                "role=down term={} vote={} leader=- last=- commit=- durable=- voters=- log=-",
                 host.disk.hard_state.term,
                 name(host.disk.hard_state.vote)
             );
@@ -346,12 +346,14 @@ impl Cluster {
             RoleName::Leader => "leader",
             RoleName::Learner => "learner",
         };
+        let voters: Vec<String> = node.config().voters.iter().map(NodeId::to_string).collect();
         let vote = host.storing.map_or(host.disk.hard_state, |(_, state)| state).vote;
         let (term, last, commit, durable) = (node.term(), node.last(), node.commit(), node.durable());
         format!(
-            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} log={}",
+            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} voters={} log={}",
             name(vote),
             name(node.leader()),
+            voters.join(","),
             terms(&host.log)
         )
     }
