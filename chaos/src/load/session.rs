@@ -183,6 +183,12 @@ impl Findings {
         }
     }
 
+    /// A write was acknowledged so long after its first attempt.
+    pub(crate) fn record_latency(&mut self, time: Duration) {
+        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.latencies.record(microseconds).expect("a histogram that resizes itself takes every value");
+    }
+
     fn add(&mut self, other: Findings) {
         self.histories.extend(other.histories);
         self.latencies.add(&other.latencies).expect("a histogram that resizes itself takes every value of another one");
