@@ -63,8 +63,14 @@ fn show(scratch: &mut Scratch, stop: &Stop, screen: &Arc<Screen>, started: Insta
 }
 
 fn settings(endpoints: Vec<String>) -> Settings {
-    let load =
-        LoadArguments { writers: 4, keys: 1_000, rate: None, attempt_timeout: Duration::from_secs(1), patience: PATIENCE, verbose: false };
+    let load = LoadArguments {
+        writers: 4,
+        keys: 1_000,
+        rate: None,
+        attempt_timeout: Duration::from_millis(500),
+        patience: PATIENCE,
+        verbose: false,
+    };
     Settings { prefix: random_prefix(), show_events: false, ..load.settings(endpoints, rand::random()) }
 }
 
