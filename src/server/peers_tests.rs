@@ -177,7 +177,7 @@ fn append(from: u32, to: u32, size: usize) -> (Outgoing, Vec<u8>) {
 }
 
 fn piece(bytes: &[u8]) -> Piece {
-    Piece(Arc::new(bytes.to_vec()))
+    Piece::of_records(bytes.to_vec())
 }
 
 /// Dials a site as `hello` says, and returns the socket and the answer.
