@@ -86,6 +86,9 @@ impl Node {
     ) -> Option<Take> {
         self.hear_leader(from);
         self.heard_round = self.heard_round.max(round);
+        if !entries.may_follow(prev, self.state.term) {
+            return None;
+        }
         // Up to the commit index every leader's log is equal to this one.
         if prev.index > self.commit && !self.outline.contains(prev) {
             let hint = self.outline.hint(prev);
@@ -94,6 +97,10 @@ impl Node {
         }
         let end = prev.index + entries.count();
         let matching = self.matching_up_to(prev.index, entries);
+        if matching < self.commit.min(end) || self.outline.term_of(prev.index).is_some_and(|term| term != prev.term) {
+            // No leader's log differs from committed entries: whatever sent this gets no acknowledgement.
+            return None;
+        }
         let take = (matching < end && room).then(|| self.take_from(matching + 1, prev.index, entries));
         self.verified = self.verified.max(if take.is_some() { end } else { matching });
         self.commit_up_to(commit);
@@ -109,7 +116,8 @@ impl Node {
         let mut index = prev_index;
         for run in &entries.runs {
             for _ in 0..run.count {
-                if index >= self.commit && self.outline.term_of(index + 1) != Some(run.term) {
+                let held = index >= self.outline.base().index;
+                if held && self.outline.term_of(index + 1) != Some(run.term) {
                     return index;
                 }
                 index += 1;

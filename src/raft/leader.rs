@@ -119,12 +119,12 @@ impl Node {
         alive.max_by_key(|(_, progress)| (progress.matched, progress.verified)).map(|(peer, _)| *peer)
     }
 
-    /// Sends the order to campaign once the successor has the whole log, or at once when it is forced.
+    /// Sends the order to campaign once the successor has the whole log and this term has committed, or at once when it is forced.
     fn order_transfer(&mut self) {
-        let last = self.outline.last().index;
+        let (last, commit) = (self.outline.last().index, self.commit);
         let Some(leadership) = self.leadership_mut() else { return };
         let Some(transfer) = leadership.transfer else { return };
-        let complete = leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        let complete = commit >= leadership.noop && leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
         if !transfer.ordered && (complete || transfer.forced) {
             leadership.transfer = Some(Transfer { ordered: true, ..transfer });
             self.send(transfer.to, Message::TimeoutNow);
@@ -132,7 +132,7 @@ impl Node {
     }
 
     pub(super) fn tick_leader(&mut self, ticks: u32) {
-        let (resend, heartbeat) = (self.settings.resend_ticks, self.settings.heartbeat_ticks);
+        let resend = self.settings.resend_ticks;
         let uncommitted = self.commit < self.outline.last().index;
         let Some(leadership) = self.leadership_mut() else { return };
         leadership.progress.values_mut().for_each(|progress| progress.tick(ticks, resend));
@@ -145,7 +145,6 @@ impl Node {
             }
         }
         if leadership.heartbeat == 0 {
-            leadership.heartbeat = heartbeat;
             self.broadcast_heartbeat();
         }
         if self.hears_majority(true) {
@@ -196,8 +195,10 @@ impl Node {
     }
 
     pub(super) fn broadcast_heartbeat(&mut self) {
-        let Some(leadership) = self.leadership() else { return };
-        let (commit, round) = (self.commit, leadership.round);
+        let (commit, heartbeat) = (self.commit, self.settings.heartbeat_ticks);
+        let Some(leadership) = self.leadership_mut() else { return };
+        leadership.heartbeat = heartbeat;
+        let round = leadership.round;
         let beats: Vec<(NodeId, u64)> = leadership.progress.iter().map(|(peer, progress)| (*peer, commit.min(progress.matched))).collect();
         for (peer, commit) in beats {
             self.send(peer, Message::Heartbeat { commit, round });
@@ -250,9 +251,11 @@ impl Node {
 
     /// Notes that `from` was heard in this term and which round it answered.
     fn hear_follower(&mut self, from: NodeId, round: u64) {
+        let begun = self.leadership().map_or(0, |leadership| leadership.round);
         if let Some(progress) = self.progress_mut(from) {
             progress.silent = 0;
-            progress.round = progress.round.max(round);
+            // An answer to a round that has not begun would confirm reads yet to come.
+            progress.round = progress.round.max(round.min(begun));
             self.confirm_reads();
         }
     }
@@ -278,25 +281,29 @@ impl Node {
         if progress.acknowledge(matched) {
             progress.note_verified(matched);
             self.advance_commit();
-            self.order_transfer();
         }
+        self.order_transfer();
     }
 
     pub(super) fn on_append_rejected(&mut self, from: NodeId, prev_index: u64, hint: EntryId, round: u64) {
         self.hear_follower(from, round);
-        let common = self.outline.hint(hint).index;
+        let (common, heartbeat) = (self.outline.hint(hint).index, self.settings.heartbeat_ticks);
         let Some(progress) = self.progress_mut(from) else { return };
-        let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index + 1 != progress.next);
+        let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index != progress.next - 1);
         if !stale {
-            progress.probe((common + 1).min(prev_index), 0);
+            // A follower that was in step and stands still has lost appends or has no room: going on at once would send a window of
+            // bytes with every round trip until it has.
+            let still = progress.mode == Mode::Replicate && common <= progress.matched;
+            progress.probe((common + 1).min(prev_index), if still { heartbeat } else { 0 });
         }
     }
 
     pub(super) fn on_heartbeat_reply(&mut self, from: NodeId, round: u64, verified: u64, able: bool) {
         self.hear_follower(from, round);
+        let last = self.outline.last().index;
         if let Some(progress) = self.progress_mut(from) {
             progress.able = able;
-            progress.note_verified(verified);
+            progress.note_verified(verified.min(last));
         }
     }
 
@@ -314,6 +321,7 @@ impl Node {
             if let Some(leadership) = self.leadership_mut() {
                 leadership.uncommitted_ticks = 0;
             }
+            self.order_transfer();
         }
     }
 }

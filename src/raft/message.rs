@@ -71,6 +71,27 @@ impl Entries {
         self.runs.iter().map(|run| run.count).sum()
     }
 
+    /// Whether a leader of `term` could have sent these entries behind `prev`: terms never fall and none is newer than its own,
+    /// configurations stand within, in order, and nothing overflows.
+    pub fn may_follow(&self, prev: EntryId, term: u64) -> bool {
+        let (mut end, mut newest) = (prev.index, prev.term);
+        for run in &self.runs {
+            let Some(next) = end.checked_add(run.count) else { return false };
+            if run.term < newest || run.count == 0 {
+                return false;
+            }
+            (end, newest) = (next, run.term);
+        }
+        let mut config_at = prev.index;
+        for (index, _) in &self.configs {
+            if *index <= config_at || *index > end {
+                return false;
+            }
+            config_at = *index;
+        }
+        newest <= term
+    }
+
     /// Adds one entry of `term` at the end.
     pub fn push(&mut self, term: u64) {
         match self.runs.last_mut() {

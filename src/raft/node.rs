@@ -135,7 +135,7 @@ impl Node {
             next_write: 1,
             durable,
             commit: recovered.commit.max(recovered.outline.base().index),
-            verified: recovered.commit,
+            verified: recovered.commit.max(recovered.outline.base().index),
             heard_round: 0,
             outline: recovered.outline,
             role: Role::Follower,
@@ -405,8 +405,10 @@ impl Node {
         self.stalled = stalled;
     }
 
-    /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it.
+    /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it. Like a write of records, the
+    /// files are switched in only while [`Node::may_write`].
     pub fn snapshot_installed(&mut self, last: EntryId, config: Config) {
+        assert!(last.term <= self.stored.term, "files of term {} are installed before it is durable", last.term);
         let watch = Watch::of(self);
         if last.index > self.commit {
             if self.outline.contains(last) {
@@ -420,7 +422,7 @@ impl Node {
             self.commit = last.index;
             self.verified = self.verified.max(last.index).min(self.last().index);
         }
-        if let Some(leader) = self.leader {
+        if let Some(leader) = self.leader.filter(|leader| *leader != self.id) {
             self.send(leader, Message::SnapshotReply { matched: self.durable.min(self.verified) });
         }
         watch.check(self);

@@ -1,5 +1,5 @@
 //! Listening and accepting. One thread for each listener; it never reads from a client and never spins when the system has no
-//! descriptors or threads left. A connection over the cap goes to [`super::turnaway`].
+//! descriptors or threads left. A connection over the cap goes to `turnaway`.
 
 use super::clients::Port;
 use super::connection::Connection;
@@ -19,6 +19,8 @@ use std::time::Duration;
 const BACKLOG: i32 = 1024;
 /// How long accepting pauses when the system has run out of something.
 const PAUSE: Duration = Duration::from_millis(50);
+/// What to do about a lack of descriptors or threads.
+const REMEDY: &str = "raise the limits on open files and threads or lower --max-connections";
 /// Address space of a connection's thread; only what it touches becomes memory.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -58,9 +60,7 @@ pub(super) fn run(listener: &TcpListener, port: &Arc<Port>, overflow: &Sender<Tc
                 Ok(()) => complained = false,
                 Err(error) => {
                     if !complained {
-                        log::error!(
-                            "cannot accept client connections at the moment, trying again: {error}; raise the limits on open files and threads or lower --max-connections"
-                        );
+                        log::error!("cannot accept clients at the moment, trying again: {error}; {REMEDY}");
                     }
                     complained = true;
                     sleep(port, None, Some(PAUSE));

@@ -226,6 +226,12 @@ impl ClientPort {
         join(&mut self.helping);
     }
 
+    /// What connections are made with.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<Port> {
+        Arc::clone(&self.port)
+    }
+
     /// Waits for the stop time at most; says whether all connections have ended.
     fn wait_until_ended(&self) -> bool {
         let deadline = Instant::now() + self.port.limits.stop_time;

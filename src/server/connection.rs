@@ -200,3 +200,46 @@ impl fmt::Debug for Connection {
         write!(f, "client connection {}", self.number)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
+    use super::super::metrics::Metrics;
+    use super::super::output::Entry;
+    use super::*;
+    use crate::raft::NodeId;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    struct View;
+
+    impl NodeView for View {
+        fn client_address(&self, _: NodeId) -> Option<String> {
+            None
+        }
+
+        fn status_json(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn an_answer_that_finds_the_output_locked_does_not_wait_and_is_sent_by_the_holder() {
+        let config = ClientPortConfig { listeners: Vec::new(), limits: ClientLimits::default(), metrics: Arc::new(Metrics::default()) };
+        let started = ClientPort::start(config, Arc::new(View)).expect("the port starts");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+        let connection = Arc::new(Connection::new(1, listener.accept().expect("accept").0, started.shared()));
+        connection.port.in_flight.enter(1);
+        connection.with_output(|output| output.push(vec![Entry::Write { form: None, cost: 1 }]));
+        connection.with_output(|_| {
+            let answering = Arc::clone(&connection);
+            let raft = std::thread::spawn(move || answering.complete(vec![(0, Outcome::Written { version: 7 })]));
+            raft.join().expect("it returns although the output is locked");
+        });
+        let mut response = [0; 13];
+        client.read_exact(&mut response).expect("the answer");
+        assert_eq!(response[5..], 7u64.to_le_bytes());
+    }
+}

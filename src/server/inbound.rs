@@ -4,10 +4,11 @@
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::acceptor::Pending;
 use super::event::Incoming;
-use super::identity::{Refusal, Verdict};
+use super::identity::{Refusal, Verdict, judge};
 use super::registry::Age;
 use super::shared::Shared;
 use super::sockets::{Limited, Timing, describe_error, prepare};
@@ -29,8 +30,8 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
         return show_record(shared, stream, &hello);
     }
     let Some(peer) = admit(shared, stream, &hello) else { return };
-    if let Err(error) = answer(stream, &shared.timing, &Greeting::Welcome(Box::new(shared.hello(hello.link)))) {
-        log::debug!("{} left before its welcome: {error}", hello.id);
+    if let Err(error) = welcome(shared, stream, &hello) {
+        log::debug!("{} did not take its welcome: {error}", hello.id);
         return;
     }
     pending.settle();
@@ -38,19 +39,15 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     if !shared.registry.open(peer, &hello, stream) {
         return;
     }
-    if shared.notices.settled(&hello.id) || hello.link == LinkClass::Control {
-        log::debug!("{} link from {} is open: boot {}, term {}, last {}", name(hello.link), hello.id, hello.boot, hello.term, hello.last);
-    }
+    let opened = Instant::now();
+    shared.notices.settled(&format!("refused {}", hello.id));
+    shared.notices.settled(&format!("doubted {}", hello.id));
+    log::debug!("{} link from {} is open: boot {}, term {}, last {}", name(hello.link), hello.id, hello.boot, hello.term, hello.last);
     // The peer lives: whoever pauses before dialing it again need not wait longer.
     shared.kick(peer);
     let end = receive(shared, stream, peer, &hello);
-    if shared.registry.close(peer, hello.link, Age::of(&hello)) && !shared.is_stopping() {
-        log::info!(
-            "{} link from {} ended: {}",
-            name(hello.link),
-            hello.id,
-            end.as_ref().map_or_else(describe_error, |()| "closed".to_owned())
-        );
+    if shared.registry.close(peer, hello.link, Age::of(&hello)) {
+        say_end(shared, &hello, opened.elapsed(), &end);
     }
     if let Err(error) = shared.marks.flush(&shared.view) {
         (shared.fatal)(error);
@@ -60,7 +57,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
 /// Reads a stranger's first frame, within the time limit of the whole exchange.
 pub fn read_hello(stream: &TcpStream, timing: &Timing) -> Result<Hello> {
     prepare(stream, timing).map_err(Error::io("prepare a connection"))?;
-    match frame::read(&mut Limited::new(stream, timing.handshake))? {
+    match frame::read_head(&mut Limited::new(stream, timing.handshake))? {
         None => Err(Error::Protocol("nothing was said".to_owned())),
         Some(frame) => match Greeting::decode(&frame)? {
             Greeting::Hello(hello) => Ok(*hello),
@@ -75,6 +72,32 @@ pub fn answer(stream: &TcpStream, timing: &Timing, greeting: &Greeting) -> Resul
     Limited::new(stream, timing.handshake).write_all(&bytes).map_err(Error::io("answer a hello"))
 }
 
+/// Welcomes the peer, and waits until it agrees: the dialer judges too, and shows by a first keepalive that it is content. So a link
+/// that one side refuses never counts as open on the other.
+fn welcome(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Result<()> {
+    answer(stream, &shared.timing, &Greeting::Welcome(Box::new(shared.hello(hello.link))))?;
+    match frame::read_head(&mut Limited::new(stream, shared.timing.handshake))?.map(peer::decode).transpose()? {
+        Some(peer::Said::Keepalive) => Ok(()),
+        Some(peer::Said::Message { .. }) => Err(Error::Protocol("a message before the welcome was acknowledged".to_owned())),
+        None => Err(Error::Protocol("it closed the connection".to_owned())),
+    }
+}
+
+/// Says why a link ended, once per change while links end as soon as they are made.
+fn say_end(shared: &Shared, hello: &Hello, lived: Duration, end: &Result<()>) {
+    if shared.is_stopping() {
+        return;
+    }
+    let subject = format!("{} link from {}", name(hello.link), hello.id);
+    let reason = end.as_ref().map_or_else(describe_error, |()| "closed".to_owned());
+    if lived > shared.timing.silence {
+        shared.notices.settled(&subject);
+    }
+    if shared.notices.changed(&subject, &reason) {
+        log::info!("{subject} ended: {reason}");
+    }
+}
+
 fn stranger(shared: &Shared, stream: &TcpStream, error: &Error) {
     if shared.is_stopping() {
         return;
@@ -87,7 +110,8 @@ fn stranger(shared: &Shared, stream: &TcpStream, error: &Error) {
 
 /// An empty node asks: it gets the founding record, and judges itself by it.
 fn show_record(shared: &Shared, stream: &TcpStream, hello: &Hello) {
-    let verdict = shared.marks.judge(shared.standing(), shared.peer_of(&hello.id), hello, &shared.view);
+    let mark = shared.marks.of(shared.peer_of(&hello.id), &shared.view);
+    let verdict = judge(shared.standing(), mark.as_ref(), hello);
     if let Verdict::Refuse(refusal) = &verdict {
         complain(shared, refusal, hello);
     }
@@ -125,8 +149,13 @@ fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
     if matches!(refusal, Refusal::Unfounded { .. }) {
         return;
     }
+    // What a peer says on one link may overtake its hello on another, which then looks old. It dials again within milliseconds, so only a
+    // second time in a row is news.
+    if matches!(refusal, Refusal::RolledBack { .. }) && shared.notices.changed(&format!("doubted {}", hello.id), "") {
+        return;
+    }
     let known = shared.peer_of(&hello.id).is_some() || hello.id == shared.id;
-    if known && shared.notices.changed(&hello.id, &refusal.to_string()) {
+    if known && shared.notices.changed(&format!("refused {}", hello.id), &refusal.to_string()) {
         log::error!("a peer is refused: {refusal}");
     } else if !known && let Some(left_out) = shared.strangers.allow() {
         log::error!("a peer is refused: {refusal} ({left_out} like this left out)");

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::acceptor::LINK_STACK;
 use super::event::{LinkChange, Outgoing};
-use super::identity::{Refusal, Verdict};
+use super::identity::{Mark, Refusal, Verdict, judge};
 use super::shared::Shared;
 use super::sockets::{connect, describe, describe_error, greet};
 use crate::error::{Error, Result};
@@ -104,10 +104,12 @@ impl Worker {
         if self.shared.is_stopping() {
             return Err("shutting down".to_owned());
         }
+        // Taken before the welcome can have been written: what arrives from the peer meanwhile must not make its welcome look old.
+        let mark = self.shared.marks.of(Some(self.peer), &self.shared.view);
         let hello = self.shared.hello(self.class);
         let attempt = hello.attempt;
         match greet(&stream, hello, self.shared.timing.handshake).map_err(|error| describe_error(&error))? {
-            Greeting::Welcome(welcome) => self.judge(&welcome)?,
+            Greeting::Welcome(welcome) => self.judge(mark.as_ref(), &welcome)?,
             Greeting::Refusal(reason) => return Err(format!("it refuses this node: {}", reason.escape_debug())),
             Greeting::Hello(_) => return Err("it answers with a hello instead of a welcome".to_owned()),
         }
@@ -115,11 +117,11 @@ impl Worker {
     }
 
     /// The acceptor is judged as the dialer is; but only what arrives from it counts, so nothing is remembered here.
-    fn judge(&self, welcome: &Hello) -> std::result::Result<(), String> {
+    fn judge(&self, mark: Option<&Mark>, welcome: &Hello) -> std::result::Result<(), String> {
         if welcome.id != self.id {
             return Err(format!("`{}` answers at {}", welcome.id.escape_debug(), self.address));
         }
-        match self.shared.marks.judge(self.shared.standing(), Some(self.peer), welcome, &self.shared.view) {
+        match judge(self.shared.standing(), mark, welcome) {
             Verdict::Accept { .. } => {
                 self.shared.learn_address(self.peer, welcome);
                 Ok(())
@@ -143,7 +145,7 @@ impl Worker {
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
         self.handle.connected.store(true, Ordering::SeqCst);
-        if self.class == LinkClass::Control && self.shared.notices.settled(&self.id) {
+        if self.class == LinkClass::Control && self.shared.notices.changed(&self.id, "linked") {
             log::info!("linked to {}", self.id);
         }
         let outcome = self.send_all(stream, attempt);
@@ -168,6 +170,9 @@ impl Worker {
 
     fn send_all(&self, stream: &TcpStream, attempt: u64) -> Result<()> {
         let mut buffer = Vec::new();
+        // The first keepalive says that this side is content with the welcome.
+        peer::encode_keepalive(&mut buffer)?;
+        (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
         while !self.shared.is_stopping() {
             buffer.clear();
             match self.queue.recv_timeout(self.shared.timing.keepalive) {

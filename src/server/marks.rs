@@ -48,10 +48,9 @@ impl Marks {
         Ok(Marks { table: Mutex::new(Table { now, stored }), file: Mutex::new(file) })
     }
 
-    /// Judges a peer without remembering anything.
-    pub fn judge(&self, ours: Standing<'_>, peer: Option<NodeId>, hello: &Hello, view: &PeerView) -> Verdict {
-        let mut table = self.table.lock();
-        judge(ours, table.current(peer, view), hello)
+    /// What is remembered of a peer now; `None` if it is no member.
+    pub fn of(&self, peer: Option<NodeId>, view: &PeerView) -> Option<Mark> {
+        self.table.lock().current(peer, view).copied()
     }
 
     /// Judges a peer whose words are to count from now on. When it is accepted, its identity and term are durable at return. An error
@@ -99,6 +98,10 @@ impl Marks {
             return Ok(());
         }
         let mut file = self.file.lock();
+        // Whoever held the file may have stored the same.
+        if clean(&self.table.lock()) {
+            return Ok(());
+        }
         let marks = self.table.lock().now.clone();
         file.write(&encode(&marks))?;
         self.table.lock().stored = marks;
@@ -152,4 +155,38 @@ fn decode(payload: &[u8]) -> Result<BTreeMap<NodeId, Mark>> {
     }
     fields.end()?;
     Ok(marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::EntryId;
+
+    fn marks() -> BTreeMap<NodeId, Mark> {
+        let mark = |uuid| Mark { uuid, boot: 2, nonce: 3, term_seen: 4, acknowledged: EntryId { term: 4, index: 9 } };
+        BTreeMap::from([(NodeId(1), mark(10)), (NodeId(3), Mark { acknowledged: EntryId::default(), ..mark(30) })])
+    }
+
+    #[test]
+    fn marks_survive_their_bytes() {
+        assert_eq!(decode(&encode(&marks())).expect("just encoded"), marks());
+        assert_eq!(decode(&[]).expect("nobody was heard"), BTreeMap::new());
+    }
+
+    #[test]
+    fn bytes_that_are_no_marks_are_refused() {
+        let good = encode(&marks());
+        for end in 1..good.len() {
+            assert!(decode(&good[..end]).is_err(), "cut at {end}");
+        }
+        assert!(decode(&[&good[..], &[0]].concat()).is_err(), "a byte too many");
+        assert!(decode(&[&[2], &good[1..]].concat()).is_err(), "a newer version");
+    }
+
+    #[test]
+    fn the_marks_of_the_largest_cluster_fit_the_file() {
+        let all: BTreeMap<NodeId, Mark> =
+            (0..crate::storage::record::MAX_MEMBERS as u32).map(|node| (NodeId(node), marks()[&NodeId(1)])).collect();
+        assert!(encode(&all).len() <= 16 << 10, "{} bytes", encode(&all).len());
+    }
 }

@@ -170,6 +170,11 @@ impl Peers {
         self.shared.registry.alive(peer)
     }
 
+    /// The id of a member, for messages.
+    pub fn id_of(&self, node: NodeId) -> String {
+        if node == self.shared.own { self.shared.id.clone() } else { self.shared.peers.get(&node).map_or(node.to_string(), Clone::clone) }
+    }
+
     /// This node's number.
     pub fn own(&self) -> NodeId {
         self.shared.own
@@ -223,6 +228,9 @@ fn kick_channels(peers: &BTreeMap<NodeId, String>) -> (BTreeMap<NodeId, Vec<Send
     (kicks, kicked)
 }
 
+#[cfg(test)]
+#[path = "peers_fixture.rs"]
+mod fixture;
 #[cfg(test)]
 #[path = "peers_tests.rs"]
 mod tests;

@@ -1,228 +1,16 @@
-//! Nodes in one process over loopback, with inboxes that are only looked at. Every wait has a deadline.
+//! What the Raft thread relies on from its links, between nodes of one process and against peers that misbehave.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crossbeam_channel::unbounded;
 use tempfile::TempDir;
 
+use super::fixture::*;
 use super::*;
 use crate::protocol::handshake::{Greeting, Hello};
 use crate::protocol::{frame, peer};
-use crate::raft::{Entries, EntryId, Envelope, Message};
-use crate::server::event::Incoming;
-use crate::server::join::{JoinConfig, found_or_join};
-use crate::server::shared::bare_hello;
-use crate::server::sockets::greet;
-use crate::storage::directory::FoundingMember;
-use crate::storage::disk::Disk;
-use crate::storage::log::Piece;
-use crate::storage::real::RealDisk;
-use crate::storage::record::{self, Kind};
-
-const DEADLINE: Duration = Duration::from_secs(10);
-
-fn timing() -> Timing {
-    Timing {
-        handshake: Duration::from_millis(700),
-        keepalive: Duration::from_millis(50),
-        silence: Duration::from_millis(1500),
-        pause_max: Duration::from_millis(100),
-        marks: Duration::from_millis(50),
-        ..Timing::default()
-    }
-}
-
-/// A node's place in the world, which outlives its processes: address and disk.
-struct Site {
-    id: String,
-    listener: TcpListener,
-    uuid: u128,
-    directory: TempDir,
-}
-
-impl Site {
-    fn new() -> Site {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let id = listener.local_addr().expect("a bound socket has an address").to_string();
-        let site = Site { id, listener, uuid: rand::random(), directory: TempDir::new().expect("a scratch directory") };
-        SlotFile::create(&site.disk(), "marks", 16 << 10, &[]).expect("the scratch directory is writable");
-        site
-    }
-
-    fn disk(&self) -> Arc<dyn Disk> {
-        Arc::new(RealDisk::open(self.directory.path()).expect("the scratch directory opens"))
-    }
-
-    fn listeners(&self) -> Vec<TcpListener> {
-        vec![self.listener.try_clone().expect("a descriptor is left")]
-    }
-
-    fn identity(&self, boot: u64) -> Identity {
-        Identity { uuid: self.uuid, boot, nonce: boot + 1000 }
-    }
-
-    fn start(&self, boot: u64, founding: &Founding) -> Running {
-        self.start_at(boot, founding, 0, EntryId::default())
-    }
-
-    fn start_at(&self, boot: u64, founding: &Founding, term: u64, last: EntryId) -> Running {
-        let (sender, inbox) = unbounded::<Event<()>>();
-        let view = Arc::new(PeerView::new(term, last));
-        let config = PeersConfig {
-            id: self.id.clone(),
-            identity: self.identity(boot),
-            founding: founding.clone(),
-            dial: BTreeMap::new(),
-            listeners: self.listeners(),
-            client_address: format!("client-of-{}", self.id),
-            marks: SlotFile::open(&self.disk(), "marks").expect("the marks are whole"),
-            timing: timing(),
-        };
-        let fatal: Fatal = Arc::new(|error| panic!("fatal: {error}"));
-        let peers = Peers::start(config, sender, view.clone(), fatal).expect("the transport starts");
-        Running { peers, inbox, view }
-    }
-
-    /// What this site would say on a link of its own making.
-    fn hello(&self, founding: &Founding, link: LinkClass, boot: u64, attempt: u64) -> Hello {
-        let members = crate::server::identity::ids_of(founding);
-        let bare = bare_hello(&self.id, "raw", self.identity(boot), members, link);
-        Hello { cluster: founding.cluster, founding: Some(founding.clone()), attempt, ..bare }
-    }
-}
-
-struct Running {
-    peers: Peers,
-    inbox: Receiver<Event<()>>,
-    view: Arc<PeerView>,
-}
-
-impl Running {
-    /// The next event that `wanted` recognises; others are passed over.
-    fn wait<T>(&self, what: &str, mut wanted: impl FnMut(Event<()>) -> Option<T>) -> T {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            let event = self.inbox.recv_deadline(until).unwrap_or_else(|_| panic!("no {what} within {DEADLINE:?}"));
-            if let Some(found) = wanted(event) {
-                return found;
-            }
-        }
-    }
-
-    fn wait_up(&self, peer: NodeId) -> bool {
-        self.wait("open link", |event| match event {
-            Event::Link(from, LinkChange::Up { fresh }) if from == peer => Some(fresh),
-            _ => None,
-        })
-    }
-
-    fn wait_link(&self, peer: NodeId, change: LinkChange) {
-        self.wait(&format!("{change:?}"), |event| matches!(event, Event::Link(from, seen) if from == peer && seen == change).then_some(()));
-    }
-
-    fn wait_message(&self) -> Incoming {
-        self.wait("message", |event| match event {
-            Event::Peer(incoming) => Some(incoming),
-            _ => None,
-        })
-    }
-
-    /// Sends until it arrives: a link may not be open yet.
-    fn send_until_received(&self, receiver: &Running, outgoing: &Outgoing) -> Incoming {
-        let until = Instant::now() + DEADLINE;
-        while Instant::now() < until {
-            self.peers.send(outgoing.clone());
-            let soon = Instant::now() + Duration::from_millis(300);
-            while let Ok(event) = receiver.inbox.recv_deadline(soon) {
-                if let Event::Peer(incoming) = event {
-                    return incoming;
-                }
-            }
-        }
-        panic!("{:?} did not arrive within {DEADLINE:?}", outgoing.envelope);
-    }
-
-    fn assert_silent(&self) {
-        if let Ok(event) = self.inbox.try_recv() {
-            panic!("nothing was to arrive, and {event:?} did");
-        }
-    }
-}
-
-/// Sites sorted by id, so that a site's place is its rank, and their founding record.
-fn sites(count: usize) -> (Vec<Site>, Founding) {
-    let mut sites: Vec<Site> = (0..count).map(|_| Site::new()).collect();
-    sites.sort_by(|a, b| a.id.cmp(&b.id));
-    let members = sites.iter().map(|site| FoundingMember { id: site.id.clone(), uuid: site.uuid }).collect();
-    (sites, Founding { cluster: 42, members })
-}
-
-fn heartbeat(from: u32, to: u32, round: u64) -> Outgoing {
-    let message = Message::Heartbeat { commit: 0, round };
-    Outgoing { envelope: Envelope { from: NodeId(from), to: NodeId(to), term: 1, message }, records: Vec::new() }
-}
-
-/// An append of one record of about this size, and its bytes.
-fn append(from: u32, to: u32, size: usize) -> (Outgoing, Vec<u8>) {
-    let mut bytes = Vec::new();
-    record::encode(&mut bytes, Kind::Command, &vec![7; size]);
-    record::seal(&mut bytes, EntryId { term: 1, index: 1 });
-    let mut entries = Entries::default();
-    entries.push(1);
-    let message = Message::Append { prev: EntryId::default(), entries, commit: 0, round: 0 };
-    let envelope = Envelope { from: NodeId(from), to: NodeId(to), term: 1, message };
-    (Outgoing { envelope, records: vec![piece(&bytes)] }, bytes)
-}
-
-fn piece(bytes: &[u8]) -> Piece {
-    Piece::of_records(bytes.to_vec())
-}
-
-/// Dials a site as `hello` says, and returns the socket and the answer.
-fn dial(site: &Site, hello: Hello) -> (TcpStream, Greeting) {
-    let stream = TcpStream::connect(&site.id).expect("the site listens");
-    let greeting = greet(&stream, hello, DEADLINE).expect("an answer");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a limit above zero");
-    (stream, greeting)
-}
-
-fn welcomed(site: &Site, hello: Hello) -> TcpStream {
-    match dial(site, hello) {
-        (stream, Greeting::Welcome(_)) => stream,
-        (_, other) => panic!("welcome expected, got {other:?}"),
-    }
-}
-
-fn refused(site: &Site, hello: Hello) -> String {
-    match dial(site, hello) {
-        (_, Greeting::Refusal(reason)) => reason,
-        (_, other) => panic!("refusal expected, got {other:?}"),
-    }
-}
-
-fn assert_closed(stream: &mut TcpStream) {
-    match stream.read(&mut [0]) {
-        Ok(0) => {}
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {}
-        other => panic!("the connection should be closed, and a read gives {other:?}"),
-    }
-}
-
-fn join(site: &Site, members: &[String], stop: &AtomicBool) -> Result<Founding> {
-    let listeners = site.listeners();
-    let config = JoinConfig {
-        id: &site.id,
-        members,
-        identity: site.identity(1),
-        dial: &BTreeMap::new(),
-        listeners: &listeners,
-        client_address: "c",
-        timing: timing(),
-    };
-    found_or_join(&config, stop)
-}
+use crate::raft::{EntryId, Envelope, Message};
 
 #[test]
 fn empty_nodes_found_one_cluster_and_link_up_in_every_start_order() {
@@ -386,6 +174,22 @@ fn a_newer_link_replaces_the_older_without_a_down() {
 }
 
 #[test]
+fn the_links_of_an_older_process_end_with_the_first_of_a_newer_one() {
+    let (sites, founding) = sites(2);
+    let a = sites[0].start(1, &founding);
+    let mut control = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Control, 1, 1));
+    let mut bulk = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Bulk, 1, 2));
+    assert!(a.wait_up(NodeId(2)));
+    let _newer = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Bulk, 2, 1));
+    assert_closed(&mut control);
+    assert_closed(&mut bulk);
+    a.wait_link(NodeId(2), LinkChange::Down);
+    assert!(refused(&sites[0], sites[1].hello(&founding, LinkClass::Control, 1, 3)).contains("old copy"));
+    let _control = welcomed(&sites[0], sites[1].hello(&founding, LinkClass::Control, 2, 2));
+    assert!(a.wait_up(NodeId(2)));
+}
+
+#[test]
 fn those_who_forgot_are_refused_and_nothing_of_them_arrives() {
     let (sites, founding) = sites(3);
     let a = sites[0].start(1, &founding);
@@ -407,6 +211,21 @@ fn those_who_forgot_are_refused_and_nothing_of_them_arrives() {
         expect(Hello { id: "nobody:1".to_owned(), ..good(link) }, "not a member");
         expect(Hello { versions: (7, 9), ..good(link) }, "protocol 7 to 9");
         expect(Hello { cluster: 0, founding: None, ..good(link) }, "not stored its founding record");
+    }
+    a.assert_silent();
+}
+
+#[test]
+fn a_welcome_that_the_dialer_does_not_believe_opens_no_link() {
+    let (sites, founding) = sites(2);
+    // The first node has seen the second in term 5; the second was rolled back to 4 and does not know it.
+    let a = sites[0].start(1, &founding);
+    drop(welcomed(&sites[0], Hello { term: 5, ..sites[1].hello(&founding, LinkClass::Control, 1, 1) }));
+    a.wait_link(NodeId(2), LinkChange::Down);
+    let b = sites[1].start_at(2, &founding, 4, EntryId::default());
+    let until = Instant::now() + 5 * timing().pause_max;
+    if let Ok(event) = b.inbox.recv_deadline(until) {
+        panic!("{event:?} arrived from a node that refuses this one");
     }
     a.assert_silent();
 }

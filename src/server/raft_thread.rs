@@ -11,7 +11,7 @@ use crate::raft::{EntryId, RoleName};
 use crate::storage::writer::Job;
 
 use super::connection::Connection;
-use super::event::{Event, Reply};
+use super::event::{Event, LinkChange, Reply};
 use super::log_sink;
 use super::metrics::Metrics;
 use super::peers::Peers;
@@ -46,7 +46,9 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
         let wait = if more { Duration::ZERO } else { Duration::from_millis(replica.ms_to_deadline()) };
         match inbox.recv_timeout(wait.saturating_sub(last_tick.elapsed())) {
             Ok(event) => {
-                stopping = take_burst(&mut replica, event, inbox, stopping);
+                outlets.metrics.inbox_depth.set(inbox.len() as u64);
+                let stop = take_burst(&mut replica, event, inbox, &outlets.metrics);
+                stopping = stopping.or(stop.then(Instant::now));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -72,26 +74,24 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
     }
 }
 
+/// Takes in what has arrived, and says whether the process is to stop.
 fn take_burst(
     replica: &mut Replica<Arc<Connection>>,
     first: Event<Arc<Connection>>,
     inbox: &Receiver<Event<Arc<Connection>>>,
-    stopping: Option<Instant>,
-) -> Option<Instant> {
-    let mut stopping = stopping;
-    let mut next = Some(first);
-    for _ in 0..BURST {
-        let Some(event) = next else { break };
-        if matches!(event, Event::Shutdown) {
-            stopping = Some(Instant::now());
+    metrics: &Metrics,
+) -> bool {
+    let mut stop = false;
+    for event in std::iter::once(first).chain(inbox.try_iter().take(BURST)) {
+        match &event {
+            Event::Peer(_) => metrics.peer_messages_in.increment(),
+            Event::Link(_, LinkChange::Dropped) => metrics.peer_messages_dropped.increment(),
+            Event::Shutdown => stop = true,
+            _ => {}
         }
         replica.handle(event);
-        next = inbox.try_recv().ok();
     }
-    if let Some(event) = next {
-        replica.handle(event);
-    }
-    stopping
+    stop
 }
 
 /// Shows STATUS and the peers' handshakes where the replica stands, before any message or answer that depends on it leaves.
@@ -107,15 +107,17 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
         view.set_acknowledged(*peer, EntryId { term, index: *matched });
     }
     if position.role != published.role || position.leader != published.leader || position.term != published.term {
-        announce(published, &position, &outlets.metrics);
+        announce(published, &position, outlets);
     }
+    outlets.metrics.entries_applied.add(position.applied - published.applied);
+    outlets.metrics.read_rounds.add(position.read_rounds - published.read_rounds);
     outlets.position.lock().clone_from(&position);
     *published = position;
 }
 
-fn announce(before: &Position, now: &Position, metrics: &Metrics) {
-    let was_leader = before.role == Some(RoleName::Leader);
-    if was_leader && now.role != Some(RoleName::Leader) {
+fn announce(before: &Position, now: &Position, outlets: &Outlets) {
+    let metrics = &outlets.metrics;
+    if before.role == Some(RoleName::Leader) && now.role != before.role {
         metrics.step_downs.increment();
     }
     match (now.role, now.leader) {
@@ -127,16 +129,20 @@ fn announce(before: &Position, now: &Position, metrics: &Metrics) {
             metrics.elections_started.increment();
             log::info!("seeks leadership after term {}", now.term);
         }
-        (_, Some(leader)) => log::info!("follows {leader} in term {}", now.term),
+        (_, Some(leader)) => log::info!("follows {} in term {}", outlets.peers.id_of(leader), now.term),
         (_, None) => log::info!("knows no leader in term {}", now.term),
     }
 }
 
 fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
+    outlets.metrics.peer_messages_out.add(actions.send.len() as u64);
     for outgoing in actions.send {
         outlets.peers.send(outgoing);
     }
     for job in actions.jobs {
+        if let Job::Batch(batch) = &job {
+            outlets.metrics.log_bytes.add(batch.bytes());
+        }
         // A closed channel means that the log writer has ended the process or the process is stopping.
         let _ = outlets.writer.send(job);
     }

@@ -67,20 +67,23 @@ impl Registry {
         &*self.inbox
     }
 
-    /// Makes a link the current one of its peer and class, cutting the older one; a control link is announced. False if a newer
-    /// one is open already. Links of an older process of the peer are cut with it.
+    /// Makes a link the current one of its peer and class; a control link is announced. The older link of the class is cut, and
+    /// so are all links of an older process of the peer. False, and nothing happens, if a newer link is open already.
     pub fn open(&self, peer: NodeId, hello: &Hello, stream: &Arc<TcpStream>) -> bool {
         let age = Age::of(hello);
         let mut open = self.open.lock();
-        let of_peer = |((node, _), _): &(&(NodeId, LinkClass), &(Age, Arc<TcpStream>))| *node == peer;
-        if open.links.iter().filter(of_peer).any(|((_, class), (other, _))| other.boot > age.boot || *class == hello.link && *other > age) {
+        let of_peer: Vec<(LinkClass, Age)> =
+            open.links.iter().filter(|((node, _), _)| *node == peer).map(|((_, class), (other, _))| (*class, *other)).collect();
+        if of_peer.iter().any(|(class, other)| other.boot > age.boot || *class == hello.link && *other >= age) {
             return false;
         }
-        // Cut, but not forgotten here: an older control link's end is still told by its own thread, unless this one takes its place.
-        for (_, (_, older)) in
-            open.links.iter().filter(of_peer).filter(|((_, class), (other, _))| *class == hello.link || other.boot < age.boot)
-        {
-            let _ = older.shutdown(Shutdown::Both);
+        for (class, _) in of_peer.into_iter().filter(|(class, other)| *class == hello.link || other.boot < age.boot) {
+            if let Some((_, older)) = open.links.remove(&(peer, class)) {
+                let _ = older.shutdown(Shutdown::Both);
+            }
+            if class == LinkClass::Control && hello.link != LinkClass::Control {
+                self.inbox.link(peer, LinkChange::Down);
+            }
         }
         open.links.insert((peer, hello.link), (age, stream.clone()));
         if hello.link == LinkClass::Control {

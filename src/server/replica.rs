@@ -91,6 +91,14 @@ pub struct Position {
     pub durable: u64,
     /// Bytes of log on disk.
     pub disk_bytes: u64,
+    /// Read rounds confirmed since the start.
+    pub read_rounds: u64,
+    /// Requests in flight.
+    pub waiting: usize,
+    /// Bytes staged and not yet written.
+    pub staged_bytes: u64,
+    /// Why writes are refused for lack of room, if they are.
+    pub no_room: Option<String>,
     /// As leader: what each follower is known to match.
     pub matched: Vec<(NodeId, u64)>,
 }
@@ -168,16 +176,6 @@ impl<C: Clone> Replica<C> {
         self.node.is_leader()
     }
 
-    /// Why no segment could be prepared, if that is so.
-    pub fn no_room(&self) -> Option<&str> {
-        self.prepare.failure.as_deref()
-    }
-
-    /// How many requests wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// Milliseconds that may pass before [`Replica::tick`] has something to do.
     pub fn ms_to_deadline(&self) -> u64 {
         u64::from(self.node.ticks_to_deadline()).min(if self.waiting.is_empty() { 100 } else { 20 })
@@ -196,6 +194,10 @@ impl<C: Clone> Replica<C> {
             last: node.last(),
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
+            read_rounds: self.confirmed_round,
+            waiting: self.waiting.len(),
+            staged_bytes: self.log.staged_bytes(),
+            no_room: self.prepare.failure.clone(),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
     }

@@ -58,13 +58,6 @@ impl Piece {
         (piece, after)
     }
 
-    /// Records that no log holds, for tests of what sends them.
-    #[cfg(test)]
-    pub(crate) fn of_records(records: Vec<u8>) -> Piece {
-        let end = records.len();
-        Piece::Staged { chunk: Arc::new(Chunk::new(0, records)), start: 0, end }
-    }
-
     /// About how many bytes [`Piece::write_to`] appends; never fewer.
     pub fn bytes(&self) -> u64 {
         match self {

@@ -73,6 +73,13 @@ pub struct Batch {
     pub(super) chunks: Vec<Arc<Chunk>>,
 }
 
+impl Batch {
+    /// How many bytes of records it writes.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.bytes().len() as u64).sum()
+    }
+}
+
 /// Changes to the manifest, made in one step.
 #[derive(Debug)]
 pub struct Seal {

@@ -93,8 +93,8 @@ impl Cluster {
         for other in self.ids() {
             let linked = links_between(id, other).iter().all(|link| !self.network.is_cut(*link));
             if other != id && linked && self.host(other).node.is_some() {
-                self.link_up(other, id, true);
-                self.link_up(id, other, true);
+                self.meet(other, id);
+                self.meet(id, other);
             }
         }
     }
@@ -116,10 +116,21 @@ impl Cluster {
         });
     }
 
-    /// Hands a packet to its receiver, which may be down.
+    fn meet(&mut self, id: NodeId, peer: NodeId) {
+        let boot = self.host(peer).boots;
+        self.input(id, |host| {
+            host.meet(peer, boot);
+            None
+        });
+    }
+
+    /// Hands a packet to its receiver, which may be down. Its connection opened before it; what an older life sent is not listened to.
     pub(crate) fn deliver(&mut self, packet: Packet) {
         self.note(|| describe(&packet));
-        self.input(packet.envelope.to, |host| host.step(packet));
+        self.input(packet.envelope.to, |host| {
+            let listens = host.meet(packet.envelope.from, packet.boot);
+            if listens { host.step(packet) } else { None }
+        });
     }
 
     /// Appends `count` entries at a leader. Says whether it took them.
@@ -324,7 +335,7 @@ impl Cluster {
         let host = self.host(id);
         let Some(node) = &host.node else {
             return format!(
-                "role=down term={} vote={} leader=- last=- commit=- durable=- log=-",
+                "role=down term={} vote={} leader=- last=- commit=- durable=- voters=- log=-",
                 host.disk.hard_state.term,
                 name(host.disk.hard_state.vote)
             );
@@ -335,12 +346,14 @@ impl Cluster {
             RoleName::Leader => "leader",
             RoleName::Learner => "learner",
         };
+        let voters: Vec<String> = node.config().voters.iter().map(NodeId::to_string).collect();
         let vote = host.storing.map_or(host.disk.hard_state, |(_, state)| state).vote;
         let (term, last, commit, durable) = (node.term(), node.last(), node.commit(), node.durable());
         format!(
-            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} log={}",
+            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} voters={} log={}",
             name(vote),
             name(node.leader()),
+            voters.join(","),
             terms(&host.log)
         )
     }

@@ -1,7 +1,7 @@
 //! One member as the tests host it: a `raft::Node`, the log it outlines, and a disk that finishes nothing by itself. Does what the
 //! core's contract asks of a host and no more; never decides anything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use apexkv::raft::{Config, Entries, EntryId, Envelope, HardState, Message, Node, NodeId, Outline, Recovered, Settings, Sizes};
 
@@ -18,6 +18,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packet {
     pub(crate) envelope: Envelope,
+    /// Which life of the sender it is from, as its connection's handshake said.
+    pub(crate) boot: u64,
     pub(crate) records: Vec<Entry>,
 }
 
@@ -69,6 +71,8 @@ pub(crate) struct Host {
     pub(crate) room: bool,
     /// How often it was started.
     pub(crate) boots: u64,
+    /// The newest life of each other member that it met in its own present one.
+    peers: BTreeMap<NodeId, u64>,
 }
 
 /// Every entry is one byte long, so that the budgets of [`Settings`] count entries.
@@ -97,6 +101,7 @@ impl Host {
             install: None,
             room: true,
             boots: 0,
+            peers: BTreeMap::new(),
         }
     }
 
@@ -104,6 +109,7 @@ impl Host {
     pub(crate) fn start(&mut self, seed: u64) {
         assert!(self.node.is_none(), "{} is running", self.id);
         self.boots += 1;
+        self.peers.clear();
         self.log = self.disk.log.clone();
         self.unissued = self.log.len() as u64 + 1;
         let mut outline = Outline::new(self.id_at(self.disk.base), self.config_at(self.disk.base));
@@ -132,6 +138,16 @@ impl Host {
         self.log.clear();
     }
 
+    /// A connection from life `boot` of `peer` opened: a fresh process is told to the core. False if a newer life is known already.
+    pub(crate) fn meet(&mut self, peer: NodeId, boot: u64) -> bool {
+        let known = self.peers.get(&peer).copied().unwrap_or(0);
+        if let (true, Some(node)) = (boot > known, &mut self.node) {
+            self.peers.insert(peer, boot);
+            node.link_up(peer, true);
+        }
+        boot >= known
+    }
+
     /// The entry at `index` of the log in memory.
     pub(crate) fn id_at(&self, index: u64) -> EntryId {
         match index {
@@ -152,7 +168,7 @@ impl Host {
     /// Hands a message to the core and does at once what it asks for. Returns the first index staged, if any.
     pub(crate) fn step(&mut self, packet: Packet) -> Option<u64> {
         let node = self.node.as_mut()?;
-        let Packet { envelope, records } = packet;
+        let Packet { envelope, records, .. } = packet;
         let (term, message) = (envelope.term, envelope.message.clone());
         let take = node.step(envelope, self.room);
         if let (Message::Snapshot { last, config }, true) = (&message, node.term() == term)
@@ -220,13 +236,12 @@ impl Host {
         }
     }
 
-    /// Whether files are being installed.
-    pub(crate) fn installing(&self) -> bool {
-        self.install.is_some()
-    }
-
-    /// The files received are switched in, unless they are of an older term or no longer needed.
+    /// The files received are switched in, unless they are of an older term or no longer needed. Waits for the hard state, as every
+    /// record of a term does.
     pub(crate) fn finish_install(&mut self) {
+        if self.node.as_ref().is_none_or(|node| !node.may_write()) {
+            return;
+        }
         let (Some(Install { term, last, config, entries }), Some(node)) = (self.install.take(), &mut self.node) else { return };
         if node.term() != term || last.index <= node.commit() {
             return;
@@ -276,7 +291,7 @@ impl Host {
             }
             _ => Vec::new(),
         };
-        Packet { envelope, records }
+        Packet { envelope, boot: self.boots, records }
     }
 
     /// The offer of everything that the log no longer holds.
@@ -284,7 +299,7 @@ impl Host {
         let last = self.id_at(self.disk.base);
         let message = Message::Snapshot { last, config: self.config_at(self.disk.base) };
         let envelope = Envelope { from: self.id, to, term: self.node.as_ref()?.term(), message };
-        Some(Packet { envelope, records: self.log[..self.disk.base as usize].to_vec() })
+        Some(Packet { envelope, boot: self.boots, records: self.log[..self.disk.base as usize].to_vec() })
     }
 }
 
