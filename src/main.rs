@@ -1,3 +1,22 @@
-//! The server binary.
+//! The server binary: flags to settings, settings to a running server, and the exit code. No logic of its own.
 
-fn main() {}
+use std::io::Write;
+
+use apexkv::config::{Config, Flags};
+use apexkv::server::{self, log_sink};
+use clap::Parser;
+
+fn main() {
+    let flags = Flags::parse();
+    let level = flags.log_level;
+    let outcome = Config::new(flags).and_then(|config| {
+        log_sink::install(level)?;
+        server::run(&config)
+    });
+    log_sink::drain();
+    if let Err(error) = outcome {
+        // Standard error may be gone; the exit code says it too.
+        let _ = writeln!(std::io::stderr(), "apexkv: {error}");
+        std::process::exit(error.exit_code());
+    }
+}

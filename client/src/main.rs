@@ -1,3 +1,7 @@
-//! The command-line client.
+//! The command-line client: flags in, one result out, an exit code that scripts can rely on.
 
-fn main() {}
+mod cli;
+
+fn main() {
+    std::process::exit(cli::run() as i32);
+}

@@ -27,6 +27,10 @@ pub const EXTENDED: u8 = 0x80;
 pub const DEFAULT_MAX_KEY: u32 = 64 << 10;
 /// Default limit of a value's length.
 pub const DEFAULT_MAX_VALUE: u32 = 16 << 20;
+/// Longest key that any node takes, whatever its flags.
+pub const LARGEST_KEY: usize = 1 << 20;
+/// Longest value that any node takes, whatever its flags.
+pub const LARGEST_VALUE: usize = 64 << 20;
 /// Longest payload of a PING.
 pub const MAX_PING: u32 = 1024;
 /// Pairs of a SCAN page when the request says 0.

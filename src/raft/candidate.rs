@@ -121,7 +121,9 @@ impl Node {
         let lost = voters.len() - voters.iter().filter(|voter| candidacy.refused.contains(voter)).count() < quorum::majority(voters.len());
         match (candidacy.phase, won, lost) {
             (Phase::PreVote, true, _) => self.campaign(false),
-            (Phase::Vote, true, _) => self.become_leader(),
+            // Without room for its no-op a leader could do nothing but hold the others up.
+            (Phase::Vote, true, _) if self.able => self.become_leader(),
+            (Phase::Vote, true, _) => self.retire(),
             (Phase::PreVote, _, true) => self.retire(),
             (Phase::Vote, _, true) => {
                 self.failed_elections += 1;

@@ -171,9 +171,9 @@ impl Node {
 
     /// A leader that is heard but cannot work must go: its followers hear it and would never replace it.
     fn hand_over_if_useless(&mut self) {
-        let (stalled, able, limit) = (self.stalled, self.able, self.settings.stall_ticks);
+        let (stalled, limit) = (self.stalled, self.settings.stall_ticks);
         let Some(leadership) = self.leadership() else { return };
-        let useless = stalled || !able || leadership.uncommitted_ticks >= limit;
+        let useless = stalled || leadership.uncommitted_ticks >= limit;
         if !useless {
             if let Some(leadership) = self.leadership_mut() {
                 leadership.handovers = 0;

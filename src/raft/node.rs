@@ -398,8 +398,8 @@ impl Node {
         }
     }
 
-    /// Tells the core whether this node could do a leader's work (`able`: room for records and a disk that answers) and whether its
-    /// disk has not answered for the stall time (`stalled`).
+    /// Tells the core whether this node could do a leader's work now (`able`: its next records have a place and its disk answers), and
+    /// whether it has been unable to for so long that it should not lead (`stalled`). Without `able` it does not campaign or win.
     pub fn set_disk(&mut self, able: bool, stalled: bool) {
         self.able = able;
         self.stalled = stalled;

@@ -49,7 +49,7 @@ pub struct ClientBatch<C> {
     /// The unsealed records of all writes, one after another, in order.
     pub records: Vec<u8>,
     /// Set when reads follow the last write: the connection wants [`Outcome::Proceed`] for this slot, meaning that a lookup made from
-    /// now on is linearizable for every read in the batch behind the last write.
+    /// now on is linearizable. The connection itself waits until all its writes have been answered before it looks up.
     pub barrier: Option<Slot>,
     /// Time limit in milliseconds for all of it; the server's default is filled in by the connection.
     pub deadline_ms: u32,

@@ -1,4 +1,203 @@
-//! Storage: disk and memory maps only. (The format document is to stand here.)
+//! Storage: the log on disk, which is also the database. This page is the format document: every file byte by byte, what recovery
+//! believes, and what is assumed of disks. Everything above works on the narrow interface of [`disk`]; nothing here knows of peers,
+//! clients or elections.
+//!
+//! # The idea
+//!
+//! A command is written once. Its record is the log entry, the bytes sent to the other nodes, and the stored value; applying it is an
+//! insert into an index in memory ([`store`]) that points into the log. Records are gathered into batches; a batch is one write and
+//! one sync, and holds whatever arrived while the one before was on its way. Nothing that was written is ever overwritten, cut or
+//! used again, so a reader of a memory map never sees bytes change.
+//!
+//! # Who does what
+//!
+//! | owner | has | may |
+//! |---|---|---|
+//! | Raft thread | [`log::Log`], [`applier::Applier`] | memory only: gives places, stages, applies |
+//! | log writer | [`writer::LogWriter`] | write batches, hard state and manifest, one [`writer::Job`] at a time |
+//! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet |
+//! | any thread | [`store::Store`], [`log::Piece`] | read |
+//!
+//! # Files
+//!
+//! All in one directory, without subdirectories. Integers are little-endian; a CRC is CRC-32 (IEEE).
+//!
+//! | name | what | written |
+//! |---|---|---|
+//! | `lock` | locked by the process that uses the directory; holds its pid | at every start |
+//! | `identity` | slots: who this node is | at every start |
+//! | `cluster` | slots: the founding record | once; renamed into place as the last act of founding |
+//! | `hardstate` | slots: term and vote | before any message of that term leaves |
+//! | `marks` | slots: what is known of the peers; opaque here | by its owner |
+//! | `manifest` | slots: which segments there are and where each ends | when one is listed or ends |
+//! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
+//! | `*.tmp` | half-made; removed at the next start | |
+//!
+//! Slot files are described in [`slots`]: their payload is replaced as a whole, in preallocated places, so that neither a restart
+//! nor a vote needs new disk space. Payloads begin with their format version, `u32`, 1. A higher one is refused with a message.
+//!
+//! ```text
+//! identity    version u32, uuid u128, boot u64, nonce u64, id (length u16, UTF-8)
+//! cluster     version u32, cluster id u128, members u32, for each: uuid u128, id (length u16, UTF-8); CRC u32 of all before
+//! hardstate   version u32, vote u32 (0: none), term u64
+//! manifest    version u32, segments u32, base term u64, base index u64, applied u64, last number u32, then for each segment:
+//!               number u32, state u32 (0 open, 1 sealed, 2 dropped), node uuid u128, length u64,
+//!               first index u64, last index u64, offset u64 (the last three only if sealed, else 0)
+//! ```
+//!
+//! *base* is the entry before the first one in any segment, zero as long as nothing is compacted. *applied* is min(applied, durable)
+//! when the manifest was written. *last number* is the highest that was ever listed; numbers are not used again.
+//!
+//! # Segment
+//!
+//! Made ahead of need: created as `NAME.tmp`, reserved, filled, synced, renamed, the directory synced, and then listed in the manifest
+//! before the first batch goes there. At most 2 GiB; a record that is larger than the usual segment gets one of its own.
+//!
+//! ```text
+//! offset size field
+//!      0    8 magic          "ApexKVsg"
+//!      8    4 version        1
+//!     12    4 CRC            of the other 4092 bytes of the block
+//!     16   16 cluster id
+//!     32   16 node uuid      of the node that made it
+//!     48    4 number         as in the file's name
+//!     52    8 length         of the file
+//!     60    8 seed           random; the fill is computed from it
+//!     68    … zeros up to 4096
+//!   4096    … batches, then the fill up to the end of the file
+//! ```
+//!
+//! The *fill* at offset o is byte o mod 8 of splitmix64(seed, o div 8). Nobody outside knows the seed, and it is another one in every
+//! segment.
+//!
+//! # Batch
+//!
+//! Begins at a multiple of 16, with this header; records follow back to back; padding, the complement of the fill, reaches up to the
+//! next multiple of 16, where the next batch begins.
+//!
+//! ```text
+//! offset size field
+//!      0    4 magic          "AKVB"
+//!      4    4 header CRC     of the segment's seed (8 bytes) and the other 92 bytes of the header
+//!      8   16 cluster id
+//!     24    4 segment        its number
+//!     28    4 offset         where in the segment this header stands
+//!     32    8 sequence       counts the batches of this node; consecutive within a segment
+//!     40    4 previous CRC   header CRC of the batch before; of the first one: CRC of the segment's header block
+//!     44    4 body CRC       of all records
+//!     48    4 body length    0 in a closing batch
+//!     52    4 zero
+//!     56    8 first index    of the first record; one more than the last index in a closing batch
+//!     64    8 last index
+//!     72    8 last term
+//!     80    8 commit         what the node knew to be committed, at most the last index
+//!     88    8 boot           of the process that wrote it; for people
+//! ```
+//!
+//! A batch takes no further record beyond 4 MiB; one larger record makes a batch of its own. No byte of a batch is written before the
+//! sync of the one before has returned. So a valid batch proves that the one before was durable. When there is nothing to write for a
+//! while, an empty *closing batch* proves the last one; every segment keeps room for it. Records are described in [`record`].
+//!
+//! # How a segment ends
+//!
+//! In one way only: the manifest seals it at an offset and a last index. What lies at or behind the seal does not exist. A segment that
+//! is full is sealed behind its last batch; one whose last entries another leader has superseded, in front of the first of them, even
+//! in the middle of a batch; one whose last write was interrupted, in front of that write. A segment that loses all its entries is
+//! *dropped* and its file removed. Writing goes on in another segment, after the seal is durable. A seal waits for the sync of the
+//! last batch below it. So at most one listed segment is open and holds batches.
+//!
+//! # Recovery
+//!
+//! 1. Sync the directory; open the slot files (each syncs, drops the cache, reads, repairs). Remove half-made files. Without a cluster
+//!    file: remove what an interrupted founding left, unless the node has been in a term or has segments: then refuse.
+//! 2. Open every listed segment; check its header block and length. Sync the open ones and drop their cached pages, so that what is read
+//!    from here on is what a power cut would leave: a process that was killed between write and sync, or whose sync failed, leaves
+//!    bytes in the cache that the disk does not have.
+//! 3. Scan sealed segments in log order. Every byte below the seal must be as it was written, every index must follow the one before.
+//! 4. Scan the open segment that holds batches, as far as batches are whole. What follows is one of three:
+//!    * *untouched*: nothing but fill up to the end of the file. Writing goes on right there.
+//!    * *torn*: no valid batch follows, and some unit of 16 bytes of this batch (of its header, if that is unreadable) still holds
+//!      the fill. The write did not complete, so its sync did not return, so nothing in it was acknowledged. The segment is sealed in
+//!      front of it; the bytes stay where they are.
+//!    * everything else is damage. The node refuses to start and names file and offset. Nothing is cut.
+//! 5. Check that the log reaches as far as any batch or the manifest knew entries to be committed, and that its last term is not
+//!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
+//! 6. Only now write: seal what is torn, remove dropped and never listed segments. A file that is not listed and holds a batch is damage.
+//!
+//! # Crash cases
+//!
+//! * **While a batch is written.** Each sector is old (its part that belongs to the batch holds fill) or new. All new: the batch counts,
+//!   though nobody was told; that is allowed, and it is durable because recovery syncs first. Some old: torn. The first and the last
+//!   sector are shared with neighbours; the part that belongs to the batch is at least 16 bytes, because batches begin at multiples
+//!   of 16, and never equals the fill when it was written: records cannot, since nobody knows the seed; padding differs in every
+//!   bit. So a torn batch is never taken for damage, and damage never for torn: it would have to turn 16 bytes back into fill.
+//! * **The last batch loses a whole sector after its sync** (a write the disk acknowledged and dropped): looks torn until the closing
+//!   batch or the next one proves it. Afterwards it is damage.
+//! * **Between a full segment's last batch and its seal.** It is open, holds batches, and writing goes on in it, or it is sealed later.
+//! * **Between the seal and the first batch of the next segment.** All segments with batches are sealed; the log ends there.
+//! * **A conflict, before its seal is durable.** The superseded entries are back. None behind them was acknowledged, since batches of the
+//!   new entries wait for the seal, and the leader removes them again. After the seal they cannot return.
+//! * **Two crashes in a row.** A torn write lies behind a seal and is never looked at again; the next segment begins clean.
+//! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
+//! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
+//! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
+//!
+//! # Assumptions about the disk
+//!
+//! * A power cut leaves each sector of 512 bytes old or new; larger atomic units are fine too. Order between sectors of one write is
+//!   not assumed, nor that a file's writes reach the disk in order before a sync.
+//! * After `fdatasync` returns without error, what was written survives. After an error nothing is assumed, and the process ends.
+//! * Creating, renaming and removing survive a sync of the directory; before that each may or may not have happened.
+//! * Overwriting preallocated bytes needs no new space. (File systems that copy on write may break this; then the process ends.)
+//! * Bytes that were synced may change (rot), become unreadable, or be written to a wrong place. That is noticed, at the start or when
+//!   the value is read or sent, and never passed on.
 
+pub mod applier;
+mod batch;
+mod bytes;
+pub mod directory;
 pub mod disk;
+mod fill;
+mod founding;
+mod keydir;
+mod location;
+pub mod log;
+mod manifest;
+pub mod mapping;
+mod ordered;
+mod piece;
+pub mod preparer;
+pub mod real;
 pub mod record;
+mod recovery;
+mod scan;
+mod segment;
+pub mod simulated;
+pub mod slots;
+mod stage;
+pub mod store;
+mod tail;
+pub mod writer;
+
+use crate::error::Error;
+
+/// Settings of the storage engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size at which a segment is left for the next one, in bytes.
+    pub segment_bytes: u64,
+}
+
+/// What to do about damage; the end of every message about it.
+const REMEDY: &str = "nothing was changed; restore this node from its peers: wipe its data directory and add it again";
+
+fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
+    Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }
+}
+
+fn newer(file: &str, found: u32, known: u32) -> Error {
+    Error::Directory(format!("{file} has format version {found}, this program knows versions up to {known}: start a newer apexkv"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,17 @@
 //!      9    8 expected      only compare-and-set: the version the key must have, 0 for absent
 //!      …    … key, then value
 //! ```
+//!
+//! The payload of a [`Kind::Config`] is a membership.
+//!
+//! ```text
+//! offset size field
+//!      0    4 voters        how many, 1 ..= MAX_MEMBERS
+//!      4    4 learners      how many, 0 ..= MAX_MEMBERS
+//!      8    … four bytes for each voter, rising, then four for each learner, rising; no node stands twice
+//! ```
 
-use crate::raft::EntryId;
+use crate::raft::{Config, EntryId, NodeId};
 
 /// Size of a record's header.
 pub const HEADER_BYTES: usize = 32;
@@ -36,6 +45,9 @@ pub const MAX_KEY: usize = 1 << 20;
 pub const MAX_VALUE: usize = 64 << 20;
 /// Longest extension and payload of a record.
 pub const MAX_BODY: usize = MAX_VALUE + MAX_KEY + 4096;
+
+/// Most voters, and most learners, that a membership may name.
+pub const MAX_MEMBERS: usize = 64;
 
 /// What a record means to the state machine. An unknown kind stops the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -208,6 +220,52 @@ pub fn parse(bytes: &[u8]) -> Result<(Record<'_>, usize), BadRecord> {
     Ok((Record { kind, id, payload: body }, total))
 }
 
+/// A membership as the payload of a [`Kind::Config`] record.
+pub fn encode_config(config: &Config) -> Vec<u8> {
+    for (role, members) in [("voters", &config.voters), ("learners", &config.learners)] {
+        assert!(members.len() <= MAX_MEMBERS, "{} {role} exceed the format's limit of {MAX_MEMBERS}", members.len());
+        assert!(members.is_sorted_by(|a, b| a < b), "{role} of a membership are sorted and distinct: {members:?}");
+    }
+    let mut payload = Vec::with_capacity(8 + 4 * (config.voters.len() + config.learners.len()));
+    payload.extend_from_slice(&(config.voters.len() as u32).to_le_bytes());
+    payload.extend_from_slice(&(config.learners.len() as u32).to_le_bytes());
+    for member in config.voters.iter().chain(&config.learners) {
+        payload.extend_from_slice(&member.0.to_le_bytes());
+    }
+    payload
+}
+
+/// The membership in the payload of a [`Kind::Config`] record; `None` if it does not follow the format.
+pub fn decode_config(payload: &[u8]) -> Option<Config> {
+    if payload.len() < 8 {
+        return None;
+    }
+    let (voters, learners) = (get_u32(payload, 0) as usize, get_u32(payload, 4) as usize);
+    if voters == 0 || voters > MAX_MEMBERS || learners > MAX_MEMBERS || payload.len() != 8 + 4 * (voters + learners) {
+        return None;
+    }
+    let members: Vec<NodeId> = (0..voters + learners).map(|at| NodeId(get_u32(payload, 8 + 4 * at))).collect();
+    let (voters, learners) = members.split_at(voters);
+    let rising = |members: &[NodeId]| members.is_sorted_by(|a, b| a < b);
+    if !rising(voters) || !rising(learners) || learners.iter().any(|learner| voters.contains(learner)) {
+        return None;
+    }
+    Some(Config { voters: voters.to_vec(), learners: learners.to_vec() })
+}
+
+/// The record at the start of `bytes` and its total size, without looking at any CRC: only for bytes that were encoded here or checked
+/// before.
+pub fn view(bytes: &[u8]) -> (Record<'_>, usize) {
+    let total = length_unchecked(bytes);
+    let kind = match bytes[4] {
+        0 => Kind::NoOp,
+        1 => Kind::Config,
+        _ => Kind::Command,
+    };
+    let id = EntryId { index: get_u64(bytes, 8), term: get_u64(bytes, 16) };
+    (Record { kind, id, payload: &bytes[HEADER_BYTES..total] }, total)
+}
+
 /// The operations of a command's payload, in order; `None` in place of one that does not follow the format, after which it ends.
 pub fn operations(payload: &[u8]) -> impl Iterator<Item = Option<Operation<'_>>> {
     let mut rest = payload;
@@ -240,4 +298,33 @@ fn parse_operation(bytes: &[u8]) -> Option<(Operation<'_>, &[u8])> {
         _ => return None,
     };
     Some((operation, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_membership_survives_its_bytes() {
+        let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(9)], learners: vec![NodeId(4)] };
+        assert_eq!(decode_config(&encode_config(&config)), Some(config));
+    }
+
+    #[test]
+    fn a_membership_with_odd_bytes_is_refused() {
+        let good = encode_config(&Config { voters: vec![NodeId(1), NodeId(2)], learners: vec![NodeId(3)] });
+        for end in 0..good.len() {
+            assert_eq!(decode_config(&good[..end]), None, "cut at {end}");
+        }
+        let with = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            decode_config(&bytes)
+        };
+        assert_eq!(with(0, 0), None, "no voters");
+        assert_eq!(with(3, 255), None, "more voters than bytes");
+        assert_eq!(with(8, 2), None, "a voter twice");
+        assert_eq!(with(16, 2), None, "voter and learner at once");
+        assert_eq!(decode_config(&[good, vec![0]].concat()), None, "a byte too many");
+    }
 }

@@ -1,0 +1,220 @@
+//! Flags and help texts. What can be judged without touching the machine is judged here, and refused with exit code 2.
+
+use crate::load::session::{Settings, random_prefix};
+use crate::schedule::Kind;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Each node takes its peer port, and the ports this much above it.
+pub(crate) const CLIENT_PORT_OFFSET: u16 = 1000;
+/// See [`CLIENT_PORT_OFFSET`].
+pub(crate) const ADMIN_PORT_OFFSET: u16 = 2000;
+
+/// Loops writes on an ApexKV cluster across failovers and proves that nothing acknowledged was lost.
+///
+/// Without a command it writes to a running cluster until --duration is over or Ctrl-C, then reads every key back and prints the
+/// verdict. A second Ctrl-C ends it at once.
+///
+/// Exit codes: 0 everything acknowledged is there; 1 violation found; 2 usage; 4 cluster unreachable, nothing proved; 7 local I/O; 130
+/// second Ctrl-C.
+#[derive(Debug, Parser)]
+#[command(name = "apexkv-chaos", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) attach: AttachArguments,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Of the default command.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArguments {
+    #[command(flatten)]
+    pub(crate) endpoints: EndpointArguments,
+    /// How long to write, with a unit (30s, 5m) [default: until Ctrl-C]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Leave the keys in the cluster instead of removing them at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) load: LoadArguments,
+}
+
+/// Where a running cluster is.
+#[derive(Debug, Args)]
+pub(crate) struct EndpointArguments {
+    /// Client addresses of the nodes, separated by commas
+    #[arg(long, env = "APEXKV_ENDPOINTS", value_name = "HOST:PORT,...", value_delimiter = ',', value_parser = endpoint)]
+    #[arg(default_value = "localhost:9001,localhost:9002,localhost:9003")]
+    pub(crate) endpoints: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster of its own in a scratch folder, break it, verify, clean up
+    Run(RunArguments),
+    /// Start a local cluster in this terminal and keep it running until Ctrl-C
+    Cluster(ClusterArguments),
+    /// Kill the leader of a running cluster of this machine with SIGKILL
+    KillLeader(EndpointArguments),
+    /// Show in half a minute what this is about: a cluster, a few commands, three killed leaders, the verdict
+    Demo(ScratchArguments),
+    /// Run a command against a scratch cluster; it finds the nodes in APEXKV_ENDPOINTS
+    WithCluster(WithClusterArguments),
+    /// Become another program that dies with the process that started it
+    #[command(hide = true)]
+    Leash(LeashArguments),
+}
+
+/// How writes are made and verified.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArguments {
+    /// Threads that write, each to keys of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) writers: u16,
+    /// Keys of all writers together
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) keys: u64,
+    /// Most writes a second, of all writers together [default: as fast as it goes]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// After this time without an answer a write counts as unknown, and the writer goes on at another node
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
+    pub(crate) attempt_timeout: Duration,
+    /// How long reading back may go without any success before it gives up
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) patience: Duration,
+    /// Show every write instead of one a second
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+impl LoadArguments {
+    /// The load that these flags describe; each writer gets at least one key.
+    pub(crate) fn settings(&self, endpoints: Vec<String>, seed: u64) -> Settings {
+        Settings {
+            endpoints,
+            prefix: random_prefix(),
+            writers: usize::from(self.writers),
+            keys: self.keys.max(u64::from(self.writers)),
+            rate: self.rate,
+            attempt_timeout: self.attempt_timeout,
+            seed,
+            show_events: true,
+        }
+    }
+}
+
+/// A cluster of its own in a scratch folder.
+#[derive(Debug, Args)]
+pub(crate) struct ScratchArguments {
+    /// Number of nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// The server's binary [default: apexkv beside this program]
+    #[arg(long, env = "APEXKV_SERVER", value_name = "PATH")]
+    pub(crate) server: Option<PathBuf>,
+    /// Use this folder, empty or not there yet, as the scratch folder, and keep it
+    #[arg(long, value_name = "DIR", conflicts_with = "scratch_in")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Make the scratch folder in this one [default: the system's folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch_in: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) scratch: ScratchArguments,
+    /// How long to write and to break, with a unit (30s, 5m)
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Repeats the schedule of faults of an earlier run [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// What to do to nodes: kill (SIGKILL and restart), pause (SIGSTOP and SIGCONT)
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', default_value = "kill", value_parser = fault)]
+    pub(crate) faults: Vec<Kind>,
+    #[command(flatten)]
+    pub(crate) load: LoadArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArguments {
+    /// Number of nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Peer port of the first node; clients connect to port + 1000
+    #[arg(long, value_name = "PORT", default_value_t = 8001, value_parser = clap::value_parser!(u16).range(1..=63_000))]
+    pub(crate) base_port: u16,
+    /// Folder with one folder for each node; what is in it is used again
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+    /// The server's binary [default: apexkv beside this program]
+    #[arg(long, env = "APEXKV_SERVER", value_name = "PATH")]
+    pub(crate) server: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WithClusterArguments {
+    #[command(flatten)]
+    pub(crate) scratch: ScratchArguments,
+    /// The command with its arguments, behind --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeashArguments {
+    /// Process id of the one to die with
+    pub(crate) parent: u32,
+    /// The program with its arguments, behind --
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    apexkv_client::check_endpoint(text.trim()).map(|()| text.trim().to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; give a number and a unit, for example 500ms or 30s"))?;
+    if duration.is_zero() { Err("it must be longer than zero, for example 30s".to_owned()) } else { Ok(duration) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("give writes a second as a number from 0.001 to 1000000000, for example 100".to_owned()),
+    }
+}
+
+fn fault(text: &str) -> Result<Kind, String> {
+    match text {
+        "kill" => Ok(Kind::Kill),
+        "pause" => Ok(Kind::Pause),
+        "partition" => Err("partitions cannot be made yet; use kill, pause, or kill,pause".to_owned()),
+        _ => Err("there are kill and pause; separate several with a comma".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_writer_has_a_key() {
+        let arguments = Arguments::try_parse_from(["apexkv-chaos", "--writers", "8", "--keys", "3"]).expect("good flags");
+        assert_eq!(arguments.attach.load.settings(vec!["localhost:1".to_owned()], 1).keys, 8);
+    }
+}

@@ -1,0 +1,222 @@
+//! The core's messages as frames. An append's records are parsed one by one, and its outline is taken from the records themselves, so
+//! what the core is told is what will be stored. Whatever does not follow the format is an error, and the link is to be closed.
+//!
+//! ```text
+//! size field
+//!    1 kind            16 keepalive (nothing follows), otherwise see the table
+//!  4+4 from, to
+//!    8 term
+//!    … fields of the kind, in the order in which the message declares them
+//! ```
+//!
+//! | kind | message | fields |
+//! |---|---|---|
+//! | 17 | `PreVote` | proposed term, last |
+//! | 18 | `PreVoteReply` | proposed term, granted |
+//! | 19 | `Vote` | last, transfer |
+//! | 20 | `VoteReply` | granted |
+//! | 21 | `Append` | prev, number of entries, commit, round; the records follow the head |
+//! | 22 | `Appended` | matched, round |
+//! | 23 | `AppendRejected` | prev index, hint, round |
+//! | 24 | `Heartbeat` | commit, round |
+//! | 25 | `HeartbeatReply` | round, verified, able |
+//! | 26 | `Snapshot` | last, length of the membership, membership as in a record |
+//! | 27 | `SnapshotReply` | matched |
+//! | 28 | `TimeoutNow` | none |
+//!
+//! Positions are term, then index; flags one byte; all other numbers eight.
+
+use super::fields::{Fields, put_blob, put_entry_id};
+use super::frame::{self, Frame};
+use crate::error::{Error, Result};
+use crate::raft::{Entries, EntryId, Envelope, Message, NodeId};
+use crate::storage::record::{self, Kind, MAX_MEMBERS};
+
+const KEEPALIVE: u8 = 16;
+const PRE_VOTE: u8 = 17;
+const PRE_VOTE_REPLY: u8 = 18;
+const VOTE: u8 = 19;
+const VOTE_REPLY: u8 = 20;
+const APPEND: u8 = 21;
+const APPENDED: u8 = 22;
+const APPEND_REJECTED: u8 = 23;
+const HEARTBEAT: u8 = 24;
+const HEARTBEAT_REPLY: u8 = 25;
+const SNAPSHOT: u8 = 26;
+const SNAPSHOT_REPLY: u8 = 27;
+const TIMEOUT_NOW: u8 = 28;
+
+/// Longest membership within a message.
+const CONFIG_MAX: usize = 8 + 2 * 4 * MAX_MEMBERS;
+
+/// What a frame on an established link says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The sender lives and has nothing to say.
+    Keepalive,
+    /// A message, and the records of an append: sealed, contiguous, each checked.
+    Message {
+        /// The message.
+        envelope: Envelope,
+        /// Empty unless it is an append.
+        records: Vec<u8>,
+    },
+}
+
+/// Appends a keepalive frame to `out`.
+pub fn encode_keepalive(out: &mut Vec<u8>) -> Result<()> {
+    frame::write(out, |head| head.push(KEEPALIVE), |_| Ok(()))
+}
+
+/// Appends a message to `out`; `records` appends the records of an append. On an error `out` is as before.
+pub fn encode(out: &mut Vec<u8>, envelope: &Envelope, records: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    frame::write(out, |head| put_head(head, envelope), records)
+}
+
+fn put_head(out: &mut Vec<u8>, envelope: &Envelope) {
+    out.push(kind_of(&envelope.message));
+    out.extend_from_slice(&envelope.from.0.to_le_bytes());
+    out.extend_from_slice(&envelope.to.0.to_le_bytes());
+    put_u64s(out, &[envelope.term]);
+    match &envelope.message {
+        Message::PreVote { proposed_term, last } => {
+            put_u64s(out, &[*proposed_term]);
+            put_entry_id(out, *last);
+        }
+        Message::PreVoteReply { proposed_term, granted } => {
+            put_u64s(out, &[*proposed_term]);
+            out.push(u8::from(*granted));
+        }
+        Message::Vote { last, transfer } => {
+            put_entry_id(out, *last);
+            out.push(u8::from(*transfer));
+        }
+        Message::VoteReply { granted } => out.push(u8::from(*granted)),
+        Message::Append { prev, entries, commit, round } => {
+            put_entry_id(out, *prev);
+            put_u64s(out, &[entries.count(), *commit, *round]);
+        }
+        Message::Appended { matched, round } => put_u64s(out, &[*matched, *round]),
+        Message::AppendRejected { prev_index, hint, round } => {
+            put_u64s(out, &[*prev_index]);
+            put_entry_id(out, *hint);
+            put_u64s(out, &[*round]);
+        }
+        Message::Heartbeat { commit, round } => put_u64s(out, &[*commit, *round]),
+        Message::HeartbeatReply { round, verified, able } => {
+            put_u64s(out, &[*round, *verified]);
+            out.push(u8::from(*able));
+        }
+        Message::Snapshot { last, config } => {
+            put_entry_id(out, *last);
+            put_blob(out, &record::encode_config(config));
+        }
+        Message::SnapshotReply { matched } => put_u64s(out, &[*matched]),
+        Message::TimeoutNow => {}
+    }
+}
+
+fn kind_of(message: &Message) -> u8 {
+    match message {
+        Message::PreVote { .. } => PRE_VOTE,
+        Message::PreVoteReply { .. } => PRE_VOTE_REPLY,
+        Message::Vote { .. } => VOTE,
+        Message::VoteReply { .. } => VOTE_REPLY,
+        Message::Append { .. } => APPEND,
+        Message::Appended { .. } => APPENDED,
+        Message::AppendRejected { .. } => APPEND_REJECTED,
+        Message::Heartbeat { .. } => HEARTBEAT,
+        Message::HeartbeatReply { .. } => HEARTBEAT_REPLY,
+        Message::Snapshot { .. } => SNAPSHOT,
+        Message::SnapshotReply { .. } => SNAPSHOT_REPLY,
+        Message::TimeoutNow => TIMEOUT_NOW,
+    }
+}
+
+fn put_u64s(out: &mut Vec<u8>, numbers: &[u64]) {
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// Reads what a frame says, and checks all of it.
+pub fn decode(frame: Frame) -> Result<Said> {
+    let Frame { head, records } = frame;
+    let mut fields = Fields::new(&head);
+    let kind = fields.u8()?;
+    if kind != APPEND && !records.is_empty() {
+        return Err(Error::Protocol(format!("a frame of kind {kind} with records, which belong to appends only")));
+    }
+    if kind == KEEPALIVE {
+        fields.end()?;
+        return Ok(Said::Keepalive);
+    }
+    let (from, to) = (NodeId(fields.u32()?), NodeId(fields.u32()?));
+    let term = fields.u64()?;
+    let message = get_message(kind, &mut fields, term, &records)?;
+    fields.end()?;
+    Ok(Said::Message { envelope: Envelope { from, to, term, message }, records })
+}
+
+fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> Result<Message> {
+    Ok(match kind {
+        PRE_VOTE => Message::PreVote { proposed_term: fields.u64()?, last: fields.entry_id()? },
+        PRE_VOTE_REPLY => Message::PreVoteReply { proposed_term: fields.u64()?, granted: fields.flag()? },
+        VOTE => Message::Vote { last: fields.entry_id()?, transfer: fields.flag()? },
+        VOTE_REPLY => Message::VoteReply { granted: fields.flag()? },
+        APPEND => get_append(fields, term, records)?,
+        APPENDED => Message::Appended { matched: fields.u64()?, round: fields.u64()? },
+        APPEND_REJECTED => Message::AppendRejected { prev_index: fields.u64()?, hint: fields.entry_id()?, round: fields.u64()? },
+        HEARTBEAT => Message::Heartbeat { commit: fields.u64()?, round: fields.u64()? },
+        HEARTBEAT_REPLY => Message::HeartbeatReply { round: fields.u64()?, verified: fields.u64()?, able: fields.flag()? },
+        SNAPSHOT => {
+            let last = fields.entry_id()?;
+            let config = record::decode_config(fields.blob(CONFIG_MAX)?);
+            Message::Snapshot { last, config: config.ok_or_else(|| bad("a snapshot with a membership that is none"))? }
+        }
+        SNAPSHOT_REPLY => Message::SnapshotReply { matched: fields.u64()? },
+        TIMEOUT_NOW => Message::TimeoutNow,
+        other => return Err(bad(format!("a message of unknown kind {other}"))),
+    })
+}
+
+fn get_append(fields: &mut Fields<'_>, term: u64, records: &[u8]) -> Result<Message> {
+    let prev = fields.entry_id()?;
+    let (count, commit, round) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let entries = outline(prev, term, records)?;
+    if entries.count() != count {
+        return Err(bad(format!("an append that announces {count} entries and carries {}", entries.count())));
+    }
+    Ok(Message::Append { prev, entries, commit, round })
+}
+
+/// The outline of an append's records. Each is checked: both CRCs, indexes that follow `prev` without a gap, terms that never fall
+/// and never exceed the leader's.
+fn outline(prev: EntryId, term: u64, records: &[u8]) -> Result<Entries> {
+    let mut entries = Entries::default();
+    let (mut rest, mut before) = (records, prev);
+    while !rest.is_empty() {
+        let at = records.len() - rest.len();
+        let (entry, length) = record::parse(rest).map_err(|reason| bad(format!("a bad record {at} bytes into an append: {reason:?}")))?;
+        let EntryId { term: entry_term, index } = entry.id;
+        if before.index.checked_add(1) != Some(index) || entry_term == 0 || entry_term < before.term || entry_term > term {
+            return Err(bad(format!("the entry {} behind {before} in an append of term {term}", entry.id)));
+        }
+        entries.push(entry_term);
+        if entry.kind == Kind::Config {
+            let config = record::decode_config(entry.payload);
+            entries.configs.push((index, config.ok_or_else(|| bad(format!("a bad membership in entry {}", entry.id)))?));
+        }
+        before = entry.id;
+        rest = &rest[length..];
+    }
+    Ok(entries)
+}
+
+fn bad(reason: impl Into<String>) -> Error {
+    Error::Protocol(reason.into())
+}
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;

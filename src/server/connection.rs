@@ -1,0 +1,245 @@
+//! One client connection as the threads share it: who answers puts the outcome in, and whoever completes the head of the order sends
+//! all that is ready, with one send that cannot wait. Replies by the completing thread are measurably faster than waking the
+//! connection's own thread for them.
+//!
+//! The Raft thread never waits here. It leaves outcomes in a queue without a lock and then only *tries* the lock of the output; when
+//! another thread holds it, that thread looks into the queue once more after it has let go, so nothing is left lying. What a socket
+//! does not take at once is finished by the server's flusher, so that a connection's thread can sleep in a plain blocking receive: one
+//! system call for a request instead of two. The lock is never held over anything that can wait.
+
+use super::clients::Port;
+use super::event::{Outcome, Slot};
+use super::output::{Output, Wait};
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use std::fmt;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// A client connection; the Raft thread names it when it answers.
+pub struct Connection {
+    number: u64,
+    socket: TcpStream,
+    port: Arc<Port>,
+    /// Outcomes on their way into `output`.
+    completions: (Sender<Completed>, Receiver<Completed>),
+    output: Mutex<Output>,
+    /// The thread that serves the connection, to be woken.
+    thread: OnceLock<Thread>,
+}
+
+/// Outcomes of some slots of one connection.
+type Completed = Vec<(Slot, Outcome)>;
+
+/// How a blocked connection stands after the flusher has tried it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing is left to send, or nothing can be.
+    Done,
+    /// The client has not taken everything yet.
+    Blocked,
+}
+
+impl Connection {
+    pub(super) fn new(number: u64, socket: TcpStream, port: Arc<Port>) -> Connection {
+        Connection {
+            number,
+            socket,
+            port,
+            completions: crossbeam_channel::unbounded(),
+            output: Mutex::new(Output::new()),
+            thread: OnceLock::new(),
+        }
+    }
+
+    /// Answers some slots, in any order; each slot exactly once. Never blocks: made for the Raft thread.
+    ///
+    /// # Panics
+    /// When a slot is not open, or its outcome is of the wrong kind: the caller has broken its promise.
+    pub fn complete(self: &Arc<Self>, replies: Vec<(Slot, Outcome)>) {
+        self.completions.0.send(replies).expect("the connection holds both ends of its queue");
+        self.pump();
+    }
+
+    /// A number that no other connection of this process has, for messages.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Makes the calling thread the one that [`Connection::wait`] puts to sleep. Called once, by that thread.
+    pub(super) fn adopt(&self) {
+        self.thread.set(std::thread::current()).expect("a connection is served by one thread");
+    }
+
+    /// Lets `change` work on the output, then sends what became ready. For every thread but the Raft thread, which may not wait for
+    /// the lock.
+    pub(super) fn with_output<T>(self: &Arc<Self>, change: impl FnOnce(&mut Output) -> T) -> T {
+        let mut output = self.output.lock();
+        self.absorb(&mut output);
+        let result = change(&mut output);
+        self.settle(&mut output);
+        drop(output);
+        self.pump();
+        result
+    }
+
+    /// Sleeps until `wait` is satisfied; false when the connection was closed meanwhile. Only for the connection's own thread.
+    pub(super) fn wait(self: &Arc<Self>, wait: Wait) -> bool {
+        loop {
+            let open = self.with_output(|output| {
+                let done = output.closed || output.satisfies(wait);
+                output.wait = (!done).then_some(wait);
+                done.then_some(!output.closed)
+            });
+            if let Some(open) = open {
+                return open;
+            }
+            // An unpark between the lock's release and this call is remembered, so no wake-up is lost.
+            std::thread::park();
+        }
+    }
+
+    /// Ends the connection at once: unsent responses are dropped, its thread wakes up.
+    pub(super) fn cut(self: &Arc<Self>) {
+        self.with_output(|output| self.close(output));
+    }
+
+    /// Tries a connection that was blocked. One that has taken no byte for `stall` is cut.
+    pub(super) fn flush(self: &Arc<Self>, stall: Duration) -> Flushed {
+        self.with_output(|output| {
+            if output.closed {
+                return Flushed::Done;
+            }
+            let taken = output.send(&self.socket);
+            self.port.metrics.client_bytes_out.add(taken as u64);
+            if taken > 0 {
+                output.progress = Instant::now();
+            }
+            if output.closed || !output.has_unsent() {
+                output.blocked = false;
+                return Flushed::Done;
+            }
+            if output.progress.elapsed() < stall {
+                return Flushed::Blocked;
+            }
+            log::info!("client connection {}: cut, it took no byte of its responses for {stall:?}", self.number);
+            self.port.metrics.connections_cut.increment();
+            self.close(output);
+            Flushed::Done
+        })
+    }
+
+    /// Brings queued outcomes into the output as long as there are any and nobody else is at it.
+    fn pump(self: &Arc<Self>) {
+        loop {
+            // Pairs with itself in the other thread: either the one that just let go of the lock sees the new outcomes, or the one
+            // that just queued them finds the lock free.
+            fence(SeqCst);
+            if self.completions.1.is_empty() {
+                return;
+            }
+            let Some(mut output) = self.output.try_lock() else { return };
+            self.absorb(&mut output);
+            self.settle(&mut output);
+        }
+    }
+
+    fn absorb(&self, output: &mut Output) {
+        let mut freed = 0;
+        while let Ok(replies) = self.completions.1.try_recv() {
+            for (slot, outcome) in replies {
+                freed += output.answer(slot, outcome, self.port.view.as_ref());
+            }
+        }
+        if freed > 0 {
+            self.port.in_flight.release(freed);
+        }
+    }
+
+    /// After a change: sends what is ready unless the flusher is at it, hands what did not fit to the flusher, and wakes the
+    /// connection's thread if it waits for what has come.
+    fn settle(self: &Arc<Self>, output: &mut Output) {
+        output.advance();
+        if output.has_unsent() && !output.blocked {
+            let taken = output.send(&self.socket);
+            self.port.metrics.client_bytes_out.add(taken as u64);
+            if output.has_unsent() {
+                output.blocked = true;
+                output.progress = Instant::now();
+                self.port.metrics.client_sends_blocked.increment();
+                self.port.flusher.watch(Arc::clone(self));
+            }
+        }
+        if output.closed {
+            self.close(output);
+        }
+        if output.wait.is_some_and(|wait| output.closed || output.satisfies(wait)) {
+            output.wait = None;
+            if let Some(thread) = self.thread.get() {
+                thread.unpark();
+            }
+        }
+    }
+
+    fn close(&self, output: &mut Output) {
+        output.close();
+        // The connection's thread may sleep in a receive: this ends it. A socket that is gone already needs nothing.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client connection {}", self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
+    use super::super::metrics::Metrics;
+    use super::super::output::Entry;
+    use super::*;
+    use crate::raft::NodeId;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    struct View;
+
+    impl NodeView for View {
+        fn client_address(&self, _: NodeId) -> Option<String> {
+            None
+        }
+
+        fn status_json(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    fn an_answer_that_finds_the_output_locked_does_not_wait_and_is_sent_by_the_holder() {
+        let config = ClientPortConfig { listeners: Vec::new(), limits: ClientLimits::default(), metrics: Arc::new(Metrics::default()) };
+        let started = ClientPort::start(config, Arc::new(View)).expect("the port starts");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+        let connection = Arc::new(Connection::new(1, listener.accept().expect("accept").0, started.shared()));
+        connection.port.in_flight.enter(1);
+        connection.with_output(|output| output.push(vec![Entry::Write { form: None, cost: 1 }]));
+        connection.with_output(|_| {
+            let answering = Arc::clone(&connection);
+            let raft = std::thread::spawn(move || answering.complete(vec![(0, Outcome::Written { version: 7 })]));
+            raft.join().expect("it returns although the output is locked");
+        });
+        let mut response = [0; 13];
+        client.read_exact(&mut response).expect("the answer");
+        assert_eq!(response[5..], 7u64.to_le_bytes());
+    }
+}

@@ -1,0 +1,62 @@
+//! The threads that wait for the disk, so that the Raft thread never does: the log writer, which does one job at a time, and the
+//! preparer, which makes the next segment ahead of need. A failed write or sync ends the process here: memory and disk no longer agree,
+//! and the other nodes have the data.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::error::Error;
+use crate::storage::preparer::{PrepareError, Preparer};
+use crate::storage::writer::{Completion, Job, LogWriter};
+
+use super::event::Event;
+use super::metrics::Metrics;
+
+/// Runs jobs until the channel closes.
+pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: &Sender<Event<C>>, metrics: &Arc<Metrics>) {
+    for job in jobs {
+        match writer.run(job) {
+            Ok(completion) => {
+                match &completion {
+                    Completion::Batch { .. } => {
+                        metrics.log_batches.increment();
+                        metrics.log_syncs.increment();
+                    }
+                    Completion::HardState { .. } => metrics.hard_state_syncs.increment(),
+                    _ => {}
+                }
+                if inbox.send(Event::Disk(completion)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => fatal(&error),
+        }
+    }
+}
+
+/// Makes segments on request until the channel closes. Each is listed by the log writer, whose completion carries it on.
+pub(super) fn run_preparer<C>(mut preparer: Preparer, requests: &Receiver<u64>, writer: &Sender<Job>, inbox: &Sender<Event<C>>) {
+    for min_record_bytes in requests {
+        match preparer.prepare(min_record_bytes) {
+            Ok(segment) => {
+                if writer.send(Job::List(segment)).is_err() {
+                    return;
+                }
+            }
+            Err(PrepareError::Full(reason)) => {
+                log::warn!("no new log segment: {reason}; writes are refused until there is room, reads go on");
+                if inbox.send(Event::NotPrepared(reason)).is_err() {
+                    return;
+                }
+            }
+            Err(PrepareError::Fatal(error)) => fatal(&error),
+        }
+    }
+}
+
+/// Ends the process over its storage, with one line on standard error.
+pub(super) fn fatal(error: &Error) -> ! {
+    super::log_sink::say_now(&format!("fatal: {error}"));
+    std::process::exit(error.exit_code());
+}

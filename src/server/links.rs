@@ -1,0 +1,248 @@
+//! The sending side of a link: one worker thread per peer and class, each with a connection of its own that it dials again and again.
+//! It sends what waits in its queue, many messages in one write. What waits while there is no connection is stale and dropped: the core
+//! sends again. A second thread per connection only waits for the end of the stream, so that a peer that went away is dialed again at
+//! once and not at the next message, which would be lost.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+
+use super::acceptor::LINK_STACK;
+use super::event::{LinkChange, Outgoing};
+use super::identity::{Mark, Refusal, Verdict, judge};
+use super::shared::Shared;
+use super::sockets::{connect, describe, describe_error, greet};
+use crate::error::{Error, Result};
+use crate::protocol::handshake::{Greeting, Hello, LinkClass};
+use crate::protocol::peer;
+use crate::raft::NodeId;
+
+/// One write gathers messages until it has this many bytes.
+const GATHER_BYTES: usize = 1 << 20;
+/// A buffer that grew beyond this is given back.
+const BUFFER_KEPT: usize = 4 << 20;
+
+/// What a worker finds in its queue.
+#[derive(Debug)]
+pub enum Work {
+    /// To be sent.
+    Send(Outgoing),
+    /// The connection of this attempt has ended.
+    Ended(u64),
+}
+
+/// What others hold of a link to a peer.
+#[derive(Clone)]
+pub struct LinkHandle {
+    /// The worker's queue.
+    pub queue: Sender<Work>,
+    /// Whether there is a connection. A hint: what is queued without one is dropped by the worker.
+    pub connected: Arc<AtomicBool>,
+    /// The socket in use, to be shut down when the transport ends.
+    pub socket: Arc<Mutex<Option<Arc<TcpStream>>>>,
+}
+
+/// A worker: carries one class of messages to one peer.
+pub struct Worker {
+    /// The transport.
+    pub shared: Arc<Shared>,
+    /// To whom.
+    pub peer: NodeId,
+    /// Its id.
+    pub id: String,
+    /// Where it is dialed.
+    pub address: String,
+    /// What the link carries.
+    pub class: LinkClass,
+    /// What is to be sent.
+    pub queue: Receiver<Work>,
+    /// Ends a pause early.
+    pub kick: Receiver<()>,
+    /// What others see of this link.
+    pub handle: LinkHandle,
+}
+
+impl Worker {
+    /// Dials and sends until the transport ends.
+    pub fn run(self) {
+        let timing = self.shared.timing;
+        let mut pause = timing.pause_min;
+        while !self.shared.is_stopping() {
+            match self.dial() {
+                Ok((stream, attempt)) => {
+                    let opened = Instant::now();
+                    let outcome = self.carry(&stream, attempt);
+                    self.hang_up(outcome);
+                    // A connection that ends as soon as it is made is not a reason to hurry.
+                    if opened.elapsed() > timing.pause_max {
+                        pause = timing.pause_min;
+                    }
+                }
+                Err(reason) => self.say(&reason),
+            }
+            *self.handle.socket.lock() = None;
+            if self.shared.is_stopping() {
+                break;
+            }
+            // Half of the pause is random, so that two nodes do not run into each other for ever.
+            let kicked = self.kick.recv_timeout(pause.mul_f64(rand::random_range(0.5..1.0))).is_ok();
+            pause = if kicked { timing.pause_min } else { timing.pause_max.min(pause * 2) };
+            self.drop_waiting();
+        }
+    }
+
+    /// A connection whose acceptor is who it should be and welcomed us. The error is for a person.
+    fn dial(&self) -> std::result::Result<(Arc<TcpStream>, u64), String> {
+        let stream = Arc::new(connect(&self.address, &self.shared.timing)?);
+        *self.handle.socket.lock() = Some(stream.clone());
+        if self.shared.is_stopping() {
+            return Err("shutting down".to_owned());
+        }
+        // Taken before the welcome can have been written: what arrives from the peer meanwhile must not make its welcome look old.
+        let mark = self.shared.marks.of(Some(self.peer), &self.shared.view);
+        let hello = self.shared.hello(self.class);
+        let attempt = hello.attempt;
+        match greet(&stream, hello, self.shared.timing.handshake).map_err(|error| describe_error(&error))? {
+            Greeting::Welcome(welcome) => self.judge(mark.as_ref(), &welcome)?,
+            Greeting::Refusal(reason) => return Err(format!("it refuses this node: {}", reason.escape_debug())),
+            Greeting::Hello(_) => return Err("it answers with a hello instead of a welcome".to_owned()),
+        }
+        Ok((stream, attempt))
+    }
+
+    /// The acceptor is judged as the dialer is; but only what arrives from it counts, so nothing is remembered here.
+    fn judge(&self, mark: Option<&Mark>, welcome: &Hello) -> std::result::Result<(), String> {
+        if welcome.id != self.id {
+            return Err(format!("`{}` answers at {}", welcome.id.escape_debug(), self.address));
+        }
+        match judge(self.shared.standing(), mark, welcome) {
+            Verdict::Accept { .. } => {
+                self.shared.learn_address(self.peer, welcome);
+                Ok(())
+            }
+            Verdict::Refuse(refusal @ Refusal::Unfounded { .. }) => Err(refusal.to_string()),
+            Verdict::Refuse(refusal) => Err(format!("it is refused: {refusal}")),
+        }
+    }
+
+    /// Says a reason once per change. Both links of a peer fail for the same reasons, so the control link speaks for both.
+    fn say(&self, reason: &str) {
+        let quiet = self.shared.is_stopping() || self.class == LinkClass::Bulk;
+        if !quiet && self.shared.notices.changed(&self.id, reason) {
+            log::warn!("no link to {}: {reason}", self.id);
+        }
+    }
+
+    fn carry(&self, stream: &Arc<TcpStream>, attempt: u64) -> Result<()> {
+        stream.set_write_timeout(Some(self.shared.timing.silence)).map_err(Error::io("limit the silence of a link"))?;
+        stream.set_read_timeout(None).map_err(Error::io("wait for the end of a link"))?;
+        let watcher = self.watch(stream, attempt)?;
+        self.drop_waiting();
+        self.handle.connected.store(true, Ordering::SeqCst);
+        if self.class == LinkClass::Control && self.shared.notices.changed(&self.id, "linked") {
+            log::info!("linked to {}", self.id);
+        }
+        let outcome = self.send_all(stream, attempt);
+        self.handle.connected.store(false, Ordering::SeqCst);
+        let _ = stream.shutdown(Shutdown::Both);
+        let _ = watcher.join();
+        outcome
+    }
+
+    /// The acceptor says nothing after its welcome: whatever a read returns is the end.
+    fn watch(&self, stream: &Arc<TcpStream>, attempt: u64) -> Result<thread::JoinHandle<()>> {
+        let (stream, queue) = (stream.clone(), self.handle.queue.clone());
+        let watch = move || {
+            let _ = (&*stream).read(&mut [0]);
+            let _ = stream.shutdown(Shutdown::Both);
+            // A full queue keeps the worker busy, and its next write fails.
+            let _ = queue.try_send(Work::Ended(attempt));
+        };
+        let thread = thread::Builder::new().name(format!("peer-end-{}", self.peer)).stack_size(LINK_STACK / 4);
+        thread.spawn(watch).map_err(Error::io("start a thread that watches a link"))
+    }
+
+    fn send_all(&self, stream: &TcpStream, attempt: u64) -> Result<()> {
+        let mut buffer = Vec::new();
+        // The first keepalive says that this side is content with the welcome.
+        peer::encode_keepalive(&mut buffer)?;
+        (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
+        while !self.shared.is_stopping() {
+            buffer.clear();
+            match self.queue.recv_timeout(self.shared.timing.keepalive) {
+                Ok(Work::Send(first)) => self.gather(first, &mut buffer, attempt)?,
+                Ok(Work::Ended(ended)) if ended == attempt => return Err(Error::Closed),
+                Ok(Work::Ended(_)) => continue,
+                Err(RecvTimeoutError::Timeout) => peer::encode_keepalive(&mut buffer)?,
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
+            }
+            (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
+            if buffer.capacity() > BUFFER_KEPT {
+                buffer = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes `first` and what else waits.
+    fn gather(&self, first: Outgoing, buffer: &mut Vec<u8>, attempt: u64) -> Result<()> {
+        self.encode(&first, buffer);
+        while buffer.len() < GATHER_BYTES {
+            match self.queue.try_recv() {
+                Ok(Work::Send(next)) => self.encode(&next, buffer),
+                Ok(Work::Ended(ended)) if ended == attempt => return Err(Error::Closed),
+                Ok(Work::Ended(_)) => {}
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A record of the own log that cannot be read ends the process: others have it, and one of them can lead.
+    fn encode(&self, outgoing: &Outgoing, buffer: &mut Vec<u8>) {
+        let records = |out: &mut Vec<u8>| outgoing.records.iter().try_for_each(|piece| piece.write_to(out));
+        match peer::encode(buffer, &outgoing.envelope, records) {
+            Ok(()) => {}
+            Err(Error::Protocol(reason)) => {
+                log::error!("a message to {} cannot be sent: {reason}", self.id);
+                self.dropped();
+            }
+            Err(error) => (self.shared.fatal)(error),
+        }
+    }
+
+    fn hang_up(&self, outcome: Result<()>) {
+        if !self.shared.is_stopping() {
+            let reason = match &outcome {
+                Ok(()) | Err(Error::Closed) => "it closed the connection".to_owned(),
+                Err(Error::Io { source, .. }) => describe(source),
+                Err(error) => error.to_string(),
+            };
+            self.say(&reason);
+        }
+        self.drop_waiting();
+        self.dropped();
+    }
+
+    fn drop_waiting(&self) {
+        let mut any = false;
+        while let Ok(work) = self.queue.try_recv() {
+            any |= matches!(work, Work::Send(_));
+        }
+        if any {
+            self.dropped();
+        }
+    }
+
+    fn dropped(&self) {
+        if self.class == LinkClass::Bulk {
+            self.shared.registry.inbox().link(self.peer, LinkChange::Dropped);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Threads, channels and sockets: the only room that spawns threads, and the only one that talks to the network.
+//!
+//! | thread | number | owns | waits for |
+//! |---|---|---|---|
+//! | `raft` | 1 | the [`replica::Replica`]: node, log, requests in flight | its inbox, until the next tick is due |
+//! | `log-writer` | 1 | active segment, hard state, manifest; one write and one sync at a time | its jobs, the disk |
+//! | `preparer` | 1 | the segment being made | requests, the disk |
+//! | `client-accept` | one per listener | the listener | arrivals |
+//! | client connection | one per client | its receive buffer | its socket |
+//! | `client-flusher` | 1 | responses that clients did not take at once | those sockets |
+//! | `client-turnaway` | 1 | connections over the cap | them, for a bounded time |
+//! | peer acceptor | 1 | the peer listener | arrivals |
+//! | peer receiver | one per inbound link | its socket | its socket |
+//! | `peer-control-…`, `peer-bulk-…` | two per peer | the outgoing connection | its queue, its socket |
+//! | `peer-marks` | 1 | the file of marks | time, the disk |
+//! | `log` | 1 | standard error | its queue |
+//!
+//! The Raft thread waits for nothing but its inbox. Everyone else may wait, because nobody waits for them but through a queue: a queue to
+//! a peer that is full drops, and Raft sends again; the clients' share of the inbox is bounded, and over it the answer is BUSY.
+
+pub mod accept;
+pub mod acceptor;
+mod batch;
+pub mod clients;
+mod connection;
+mod disk_threads;
+pub mod event;
+mod flusher;
+pub mod founding;
+pub mod identity;
+pub mod inbound;
+mod input;
+pub mod join;
+pub mod links;
+pub mod log_sink;
+pub mod marks;
+pub mod metrics;
+pub mod notices;
+mod output;
+pub mod peers;
+mod raft_thread;
+mod reads;
+pub mod registry;
+pub mod replica;
+mod request;
+mod response;
+mod run;
+mod serve;
+pub mod shared;
+pub mod sockets;
+mod status;
+mod turnaway;
+pub mod view;
+mod waiting;
+mod wake;
+
+pub use connection::Connection;
+pub use run::run;

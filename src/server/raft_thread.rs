@@ -1,0 +1,166 @@
+//! The Raft thread: a thin loop around the [`Replica`]. Takes events from the inbox, lets time pass, and hands what the replica decided
+//! to the threads that carry it. Never waits for anything but its inbox: every send from here drops or queues.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+
+use crate::raft::{EntryId, RoleName};
+use crate::storage::writer::Job;
+
+use super::connection::Connection;
+use super::event::{Event, LinkChange, Reply};
+use super::log_sink;
+use super::metrics::Metrics;
+use super::peers::Peers;
+use super::replica::{Actions, Position, Replica};
+use super::view::PeerView;
+
+/// Most events taken in before what they caused is handed out.
+const BURST: usize = 4096;
+/// How long a leader that is asked to stop waits for a successor.
+const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// Where a replica's decisions go.
+pub(super) struct Outlets {
+    pub(super) peers: Arc<Peers>,
+    pub(super) view: Arc<PeerView>,
+    pub(super) writer: Sender<Job>,
+    pub(super) preparer: Sender<u64>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) position: Arc<Mutex<Position>>,
+    /// Printed once, when a leader is known for the first time.
+    pub(super) ready: String,
+}
+
+/// Runs until the inbox closes or a shutdown has been carried out.
+pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<Arc<Connection>>>, outlets: &Outlets) {
+    let mut last_tick = Instant::now();
+    let mut stopping: Option<Instant> = None;
+    let mut published = Position::default();
+    let mut more = false;
+    let mut ready = false;
+    loop {
+        let wait = if more { Duration::ZERO } else { Duration::from_millis(replica.ms_to_deadline()) };
+        match inbox.recv_timeout(wait.saturating_sub(last_tick.elapsed())) {
+            Ok(event) => {
+                outlets.metrics.inbox_depth.set(inbox.len() as u64);
+                let stop = take_burst(&mut replica, event, inbox, &outlets.metrics);
+                stopping = stopping.or(stop.then(Instant::now));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let elapsed = last_tick.elapsed().as_millis() as u64;
+        if elapsed > 0 {
+            last_tick += Duration::from_millis(elapsed);
+            replica.tick(elapsed);
+        }
+        let actions = replica.flush();
+        more = actions.more;
+        publish(&replica, outlets, &mut published);
+        if !ready && published.leader.is_some() {
+            ready = true;
+            log_sink::say(&outlets.ready);
+        }
+        carry_out(actions, outlets);
+        if let Some(since) = stopping
+            && (!replica.is_leader() || replica.node().config().voters.len() < 2 || since.elapsed() > HANDOVER_PATIENCE)
+        {
+            return;
+        }
+    }
+}
+
+/// Takes in what has arrived, and says whether the process is to stop.
+fn take_burst(
+    replica: &mut Replica<Arc<Connection>>,
+    first: Event<Arc<Connection>>,
+    inbox: &Receiver<Event<Arc<Connection>>>,
+    metrics: &Metrics,
+) -> bool {
+    let mut stop = false;
+    for event in std::iter::once(first).chain(inbox.try_iter().take(BURST)) {
+        match &event {
+            Event::Peer(_) => metrics.peer_messages_in.increment(),
+            Event::Link(_, LinkChange::Dropped) => metrics.peer_messages_dropped.increment(),
+            Event::Shutdown => stop = true,
+            _ => {}
+        }
+        replica.handle(event);
+    }
+    stop
+}
+
+/// Shows STATUS and the peers' handshakes where the replica stands, before any message or answer that depends on it leaves.
+fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mut Position) {
+    let position = replica.position();
+    if position == *published {
+        return;
+    }
+    let view = &outlets.view;
+    view.set_position(position.term, position.last);
+    for (peer, matched) in &position.matched {
+        let term = replica.node().outline().term_of(*matched).unwrap_or(0);
+        view.set_acknowledged(*peer, EntryId { term, index: *matched });
+    }
+    if position.role != published.role || position.leader != published.leader || position.term != published.term {
+        announce(published, &position, outlets);
+    }
+    outlets.metrics.entries_applied.add(position.applied - published.applied);
+    outlets.metrics.read_rounds.add(position.read_rounds - published.read_rounds);
+    outlets.position.lock().clone_from(&position);
+    *published = position;
+}
+
+fn announce(before: &Position, now: &Position, outlets: &Outlets) {
+    let metrics = &outlets.metrics;
+    if before.role == Some(RoleName::Leader) && now.role != before.role {
+        metrics.step_downs.increment();
+    }
+    match (now.role, now.leader) {
+        (Some(RoleName::Leader), _) => {
+            metrics.elections_won.increment();
+            log::info!("leads in term {}", now.term);
+        }
+        (Some(RoleName::Candidate), _) => {
+            metrics.elections_started.increment();
+            log::info!("seeks leadership after term {}", now.term);
+        }
+        (_, Some(leader)) => log::info!("follows {} in term {}", outlets.peers.id_of(leader), now.term),
+        (_, None) => log::info!("knows no leader in term {}", now.term),
+    }
+}
+
+fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
+    outlets.metrics.peer_messages_out.add(actions.send.len() as u64);
+    for outgoing in actions.send {
+        outlets.peers.send(outgoing);
+    }
+    for job in actions.jobs {
+        if let Job::Batch(batch) = &job {
+            outlets.metrics.log_bytes.add(batch.bytes());
+        }
+        // A closed channel means that the log writer has ended the process or the process is stopping.
+        let _ = outlets.writer.send(job);
+    }
+    if let Some(min_bytes) = actions.prepare {
+        let _ = outlets.preparer.send(min_bytes);
+    }
+    answer(actions.replies);
+}
+
+/// Hands each connection all its answers at once, so that they leave with one send.
+fn answer(mut replies: Vec<Reply<Arc<Connection>>>) {
+    replies.sort_by_key(|reply| Arc::as_ptr(&reply.client) as usize);
+    let mut replies = replies.into_iter().peekable();
+    while let Some(Reply { client, slot, outcome }) = replies.next() {
+        let mut together = vec![(slot, outcome)];
+        while let Some(reply) = replies.next_if(|next| Arc::ptr_eq(&next.client, &client)) {
+            together.push((reply.slot, reply.outcome));
+        }
+        client.complete(together);
+    }
+}

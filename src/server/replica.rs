@@ -1,0 +1,446 @@
+//! The replica: node, log, applied state, and the proposals and reads in flight, as one plain struct driven by events and ticks. It
+//! decides the order of effects and carries nothing itself: what is to be written, sent and answered comes back as [`Actions`]. No
+//! thread, socket, file, clock or wait in it, so that a simulator can run it whole.
+//!
+//! Order of effects within one [`Replica::flush`]: freeze what was staged, ask the core, queue messages and disk work, apply what is
+//! committed, answer. An answer to a write leaves only from applying its entry, and an entry is applied only when a quorum has it
+//! durably; so no answer can be ahead of the disks.
+
+use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
+use crate::storage::applier::Applier;
+use crate::storage::log::{Log, Piece, Room};
+use crate::storage::record::{self, Kind};
+use crate::storage::writer::{Completion, Job};
+
+use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply};
+use super::waiting::Waiting;
+
+/// A node leads only if this many bytes of records have a place: its no-op and then some.
+const ROOM_TO_LEAD: usize = 4096;
+
+/// Limits of a replica, in bytes and milliseconds.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Clients' proposals stop when this much is staged and not yet written.
+    pub stage_clients_bytes: u64,
+    /// A leader's entries are refused when this much is staged and not yet written.
+    pub stage_bytes: u64,
+    /// A disk that has not answered for this long is stalled.
+    pub disk_stall_ms: u64,
+    /// A disk that has not answered for this long is no place to lead from.
+    pub disk_slow_ms: u64,
+    /// After this much idleness an empty closing batch proves the last acknowledged one.
+    pub idle_close_ms: u64,
+    /// A segment that could not be prepared is asked for again after this long.
+    pub prepare_retry_ms: u64,
+    /// Most entries applied before other events get their turn.
+    pub apply_slice: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            stage_clients_bytes: 64 << 20,
+            stage_bytes: 160 << 20,
+            disk_stall_ms: 3_000,
+            disk_slow_ms: 1_000,
+            idle_close_ms: 100,
+            prepare_retry_ms: 1_000,
+            apply_slice: 512,
+        }
+    }
+}
+
+/// What the threads around a replica are to do, in this order.
+#[derive(Debug)]
+pub struct Actions<C> {
+    /// Messages for peers.
+    pub send: Vec<Outgoing>,
+    /// Work for the log writer.
+    pub jobs: Vec<Job>,
+    /// The preparer is to make a segment that fits a record of this many bytes.
+    pub prepare: Option<u64>,
+    /// Answers for connections, in the order in which they came about.
+    pub replies: Vec<Reply<C>>,
+    /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
+    pub more: bool,
+}
+
+impl<C> Default for Actions<C> {
+    fn default() -> Self {
+        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, replies: Vec::new(), more: false }
+    }
+}
+
+/// A replica's view of itself, for STATUS and for the peers' handshakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// What it is.
+    pub role: Option<RoleName>,
+    /// The term that is durable.
+    pub term: u64,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// Highest committed index.
+    pub commit: u64,
+    /// Highest applied index.
+    pub applied: u64,
+    /// The newest entry.
+    pub last: EntryId,
+    /// Highest durable index.
+    pub durable: u64,
+    /// Bytes of log on disk.
+    pub disk_bytes: u64,
+    /// Read rounds confirmed since the start.
+    pub read_rounds: u64,
+    /// Requests in flight.
+    pub waiting: usize,
+    /// Bytes staged and not yet written.
+    pub staged_bytes: u64,
+    /// Why writes are refused for lack of room, if they are.
+    pub no_room: Option<String>,
+    /// As leader: what each follower is known to match.
+    pub matched: Vec<(NodeId, u64)>,
+}
+
+/// The disk job under way and since when.
+#[derive(Debug, Default)]
+struct DiskWatch {
+    hard_state_since: Option<u64>,
+    write_since: Option<u64>,
+    /// The core's sequence number of the write under way; `None` for work that makes no entry durable.
+    sequence: Option<u64>,
+    last_done: u64,
+}
+
+#[derive(Debug, Default)]
+struct PrepareWatch {
+    asked: bool,
+    retry_at: u64,
+    min_bytes: u64,
+    failure: Option<String>,
+}
+
+/// See the module's doc.
+#[derive(Debug)]
+pub struct Replica<C> {
+    node: Node,
+    log: Log,
+    applier: Applier,
+    limits: Limits,
+    waiting: Waiting<C>,
+    /// The term this node leads, as far as waiting clients have been told.
+    leading: Option<u64>,
+    /// Milliseconds since start.
+    now: u64,
+    disk: DiskWatch,
+    prepare: PrepareWatch,
+    confirmed_round: u64,
+    actions: Actions<C>,
+}
+
+struct LogSizes<'a>(&'a Log);
+
+impl Sizes for LogSizes<'_> {
+    fn fit(&self, from: u64, last: u64, budget: u64) -> (u64, u64) {
+        let count = self.0.fit(from, last, budget);
+        (count, self.0.pieces(from, count).iter().map(Piece::bytes).sum())
+    }
+}
+
+impl<C: Clone> Replica<C> {
+    /// A replica around what was recovered.
+    pub fn new(node: Node, log: Log, applier: Applier, limits: Limits) -> Replica<C> {
+        Replica {
+            node,
+            log,
+            applier,
+            limits,
+            waiting: Waiting::new(),
+            leading: None,
+            now: 0,
+            disk: DiskWatch::default(),
+            prepare: PrepareWatch::default(),
+            confirmed_round: 0,
+            actions: Actions::default(),
+        }
+    }
+
+    /// The consensus state, to look at.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.node.is_leader()
+    }
+
+    /// Milliseconds that may pass before [`Replica::tick`] has something to do.
+    pub fn ms_to_deadline(&self) -> u64 {
+        u64::from(self.node.ticks_to_deadline()).min(if self.waiting.is_empty() { 100 } else { 20 })
+    }
+
+    /// The view for STATUS and handshakes.
+    pub fn position(&self) -> Position {
+        let node = &self.node;
+        let peers = node.config().voters.iter().chain(&node.config().learners);
+        Position {
+            role: Some(node.role()),
+            term: node.durable_term(),
+            leader: node.leader(),
+            commit: node.commit(),
+            applied: self.applier.applied(),
+            last: node.last(),
+            durable: node.durable(),
+            disk_bytes: self.log.disk_bytes(),
+            read_rounds: self.confirmed_round,
+            waiting: self.waiting.len(),
+            staged_bytes: self.log.staged_bytes(),
+            no_room: self.prepare.failure.clone(),
+            matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
+        }
+    }
+
+    /// Takes one event in. What it causes is collected by the next [`Replica::flush`].
+    pub fn handle(&mut self, event: Event<C>) {
+        self.watch_disk();
+        match event {
+            Event::Client(batch) => self.on_client(batch),
+            Event::Peer(incoming) => self.on_peer(incoming),
+            Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
+            Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
+            Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
+            Event::Disk(completion) => self.on_disk(completion),
+            Event::NotPrepared(reason) => self.on_not_prepared(reason),
+            Event::Shutdown => {
+                self.node.transfer(None);
+            }
+        }
+        self.after_core();
+    }
+
+    /// Lets `ms` pass.
+    pub fn tick(&mut self, ms: u64) {
+        self.now += ms;
+        self.watch_disk();
+        self.node.tick(u32::try_from(ms).unwrap_or(u32::MAX));
+        self.after_core();
+        self.waiting.expire(self.now, &mut self.actions.replies);
+        let idle = self.disk.write_since.is_none() && self.now >= self.disk.last_done + self.limits.idle_close_ms;
+        if idle && self.node.may_write() {
+            self.log.close_when_idle();
+        }
+    }
+
+    /// Collects what is to be done.
+    pub fn flush(&mut self) -> Actions<C> {
+        self.log.freeze();
+        let ready = self.node.ready(&LogSizes(&self.log));
+        if let Some((ticket, state)) = ready.hard_state {
+            self.disk.hard_state_since = Some(self.now);
+            self.actions.jobs.push(Job::HardState { ticket, state });
+        }
+        for envelope in ready.send {
+            let records = match &envelope.message {
+                Message::Append { prev, entries, .. } if entries.count() > 0 => self.log.pieces(prev.index + 1, entries.count()),
+                _ => Vec::new(),
+            };
+            self.actions.send.push(Outgoing { envelope, records });
+        }
+        self.issue_write();
+        self.ask_for_segment();
+        self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
+        self.apply(ready.commit);
+        self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
+        self.actions.more = self.applier.applied() < ready.commit;
+        std::mem::take(&mut self.actions)
+    }
+
+    // ---- clients ----
+
+    fn on_client(&mut self, mut batch: ClientBatch<C>) {
+        if !self.node.is_leader() {
+            let outcome = Outcome::NotLeader { leader: self.node.leader() };
+            return Waiting::refuse(&batch, &outcome, true, &mut self.actions.replies);
+        }
+        let deadline = self.now + u64::from(batch.deadline_ms);
+        let writes = batch.write_count();
+        if writes > 0 {
+            if let Err(reason) = self.admit(batch.records.len()) {
+                Waiting::refuse(&batch, &Outcome::Busy(reason), false, &mut self.actions.replies);
+            } else if let Some(first) = self.node.propose(writes) {
+                let records = std::mem::take(&mut batch.records);
+                self.stage_proposals(records, first, writes);
+                self.waiting.add_writes(&mut batch, first, deadline);
+            } else {
+                let busy = Outcome::Busy("leadership is being handed over; try again");
+                Waiting::refuse(&batch, &busy, false, &mut self.actions.replies);
+            }
+        }
+        if let Some(slot) = batch.barrier
+            && let Some(ticket) = self.node.read()
+        {
+            self.waiting.add_read(batch.client, slot, ticket.round, ticket.index, deadline);
+        }
+    }
+
+    /// Whether `bytes` of clients' records may be staged now.
+    fn admit(&mut self, bytes: usize) -> std::result::Result<(), &'static str> {
+        let staged = self.log.staged_bytes();
+        if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
+            return Err("the disk is behind: too much waits to be written; try again");
+        }
+        match self.log.room(bytes) {
+            Room::Yes => Ok(()),
+            Room::NoSegment => Err("no log segment is ready: the disk is slow or full; try again"),
+            Room::Oversized(min_bytes) => {
+                self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+                Err("a larger log segment is being prepared for this value; try again")
+            }
+        }
+    }
+
+    fn stage_proposals(&mut self, mut records: Vec<u8>, first: EntryId, count: u64) {
+        let mut at = 0;
+        for index in first.index..first.index + count {
+            let length = record::length_unchecked(&records[at..]);
+            record::seal(&mut records[at..at + length], EntryId { term: first.term, index });
+            at += length;
+        }
+        assert!(at == records.len(), "a batch of {count} writes holds {} bytes behind its records", records.len() - at);
+        self.stage(records);
+    }
+
+    /// Stages sealed records that continue the log.
+    fn stage(&mut self, records: Vec<u8>) {
+        self.applier.stage(&records);
+        let locations = self.log.append(records);
+        self.applier.place(&locations);
+    }
+
+    // ---- peers ----
+
+    fn on_peer(&mut self, incoming: Incoming) {
+        let Incoming { envelope, mut records } = incoming;
+        let first_sent = match &envelope.message {
+            Message::Append { prev, .. } => prev.index + 1,
+            _ => 0,
+        };
+        let room = records.is_empty() || self.has_room_for_leader(records.len());
+        let Some(take) = self.node.step(envelope, room) else { return };
+        if let Some(from) = take.truncate_from {
+            self.log.truncate(from);
+            self.applier.truncate(from);
+        }
+        let mut skip = 0;
+        for _ in first_sent..take.first {
+            skip += record::length_unchecked(&records[skip..]);
+        }
+        records.drain(..skip);
+        self.stage(records);
+    }
+
+    /// Whether a leader's records may be staged. Room for a conflict is always kept: it moves on to the next segment.
+    fn has_room_for_leader(&mut self, bytes: usize) -> bool {
+        let staged = self.log.staged_bytes();
+        let room = self.log.room_after_truncation(bytes);
+        if let Room::Oversized(min_bytes) = room {
+            self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+        }
+        matches!(room, Room::Yes) && (staged == 0 || staged + bytes as u64 <= self.limits.stage_bytes)
+    }
+
+    /// What must follow every call into the core: staging a fresh leader's no-op, and answering everyone when leadership was lost.
+    fn after_core(&mut self) {
+        if let Some(id) = self.node.take_noop() {
+            let mut noop = Vec::new();
+            record::encode(&mut noop, Kind::NoOp, &[]);
+            record::seal(&mut noop, id);
+            self.stage(noop);
+        }
+        let leads = self.node.is_leader().then(|| self.node.term());
+        if self.leading != leads {
+            self.waiting.lose_leadership(self.node.leader(), &mut self.actions.replies);
+            self.leading = leads;
+        }
+    }
+
+    // ---- disk ----
+
+    fn issue_write(&mut self) {
+        if self.disk.write_since.is_some() || !self.node.may_write() {
+            return;
+        }
+        if let Some((job, last)) = self.log.next_job(self.node.commit()) {
+            self.disk.sequence = (last > 0).then(|| self.node.issue_write(last));
+            self.disk.write_since = Some(self.now);
+            self.actions.jobs.push(job);
+        }
+    }
+
+    fn on_disk(&mut self, completion: Completion) {
+        self.log.completed(&completion);
+        match completion {
+            Completion::HardState { ticket } => {
+                self.disk.hard_state_since = None;
+                self.node.hard_state_stored(ticket);
+            }
+            Completion::Listed(segment) => {
+                self.log.add_prepared(segment);
+                self.prepare = PrepareWatch::default();
+            }
+            Completion::NoRoom(reason) => self.on_not_prepared(reason),
+            Completion::Batch { .. } | Completion::Sealed { .. } => {
+                self.disk.write_since = None;
+                self.disk.last_done = self.now;
+                if let Some(sequence) = self.disk.sequence.take() {
+                    self.node.synced(sequence);
+                }
+            }
+        }
+    }
+
+    fn ask_for_segment(&mut self) {
+        let needed = self.log.prepared() == 0 || self.prepare.min_bytes > 0;
+        if needed && !self.prepare.asked && self.now >= self.prepare.retry_at {
+            self.prepare.asked = true;
+            self.actions.prepare = Some(self.prepare.min_bytes);
+        }
+    }
+
+    fn on_not_prepared(&mut self, reason: String) {
+        self.prepare.asked = false;
+        self.prepare.retry_at = self.now + self.limits.prepare_retry_ms;
+        self.prepare.failure = Some(reason);
+    }
+
+    fn watch_disk(&mut self) {
+        let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
+        let waited = since.map_or(0, |since| self.now - since);
+        let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
+        let full = !room && self.prepare.failure.is_some();
+        self.node.set_disk(room && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
+    }
+
+    // ---- applying ----
+
+    /// Applies up to `commit`, at most a slice of it, and answers the writes and lookups on the way.
+    fn apply(&mut self, commit: u64) {
+        let until = commit.min(self.applier.applied() + self.limits.apply_slice as u64);
+        if self.applier.applied() >= until {
+            return;
+        }
+        let mut slice = self.applier.slice();
+        while slice.applied() < until {
+            let waiter = self.waiting.take_write(slice.applied() + 1);
+            if let Some(waiter) = &waiter {
+                waiter.answer_lookups(|key| slice.lookup(key), &mut self.actions.replies);
+            }
+            let applied = slice.apply_next();
+            if let Some(waiter) = waiter {
+                waiter.answer(applied.id, applied.effect, &mut self.actions.replies);
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The life of a server process: open the directory, listen, join the cluster, start the threads, serve until told to stop. Order
+//! matters: nothing is listened on before the directory is ours, no peer is heard before the log has been recovered from the disk.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::raft::{self, Node, Outline, Recovered, Settings};
+use crate::storage::directory::{Directory, Founding, Opened};
+use crate::storage::disk::Disk;
+use crate::storage::real::RealDisk;
+use crate::storage::{self, mapping};
+
+use super::clients::{ClientLimits, ClientPort, ClientPortConfig};
+use super::connection::Connection;
+use super::event::Event;
+use super::metrics::Metrics;
+use super::peers::{Peers, PeersConfig};
+use super::raft_thread::{self, Outlets};
+use super::replica::{Limits, Position, Replica};
+use super::status::{Member, StatusView};
+use super::view::PeerView;
+use super::{accept, disk_threads, founding, identity, join, log_sink, sockets};
+
+type Inbox = Sender<Event<Arc<Connection>>>;
+
+/// What is set up before the cluster is known.
+struct Early {
+    metrics: Arc<Metrics>,
+    status: Arc<StatusView>,
+    client_port: ClientPort,
+    peer_listeners: Vec<TcpListener>,
+    inbox: (Inbox, Receiver<Event<Arc<Connection>>>),
+}
+
+/// Serves until SIGINT or SIGTERM. Errors are those of the start; a storage failure while serving ends the process at once.
+pub fn run(config: &Config) -> Result<()> {
+    mapping::install_sigbus_handler().map_err(Error::io("install the handler for unreadable pages"))?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&config.data_dir)?);
+    let mut directory = Directory::open(disk, &config.id)?;
+    let early = prepare(config)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    handle_signals(&stop, &early.inbox.0)?;
+    if let Some(founding) = directory.founding() {
+        founding::check_members(founding, &config.members)?;
+    } else {
+        let joined = join::found_or_join(
+            &join::JoinConfig {
+                id: &config.id,
+                members: &config.members,
+                identity: directory.identity(),
+                dial: &config.dial,
+                listeners: &early.peer_listeners,
+                client_address: &config.advertise_client,
+                timing: sockets::Timing::default(),
+            },
+            &stop,
+        );
+        match joined {
+            Ok(record) => directory.found(&record)?,
+            Err(Error::Closed) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    serve(config, directory, early, &stop)
+}
+
+fn prepare(config: &Config) -> Result<Early> {
+    let peer_listeners = listen(&config.listen_peer, "peers", "--listen-peer")?;
+    let client_listeners = listen(&config.listen_client, "clients", "--listen-client")?;
+    let metrics = Arc::new(Metrics::default());
+    let status = Arc::new(StatusView {
+        id: config.id.clone(),
+        started: Instant::now(),
+        metrics: Arc::clone(&metrics),
+        position: Arc::new(Mutex::new(Position::default())),
+        member: OnceLock::new(),
+    });
+    let limits = ClientLimits {
+        key_bytes_max: config.max_key_bytes,
+        value_bytes_max: config.max_value_bytes,
+        connections_max: config.max_connections,
+        request_timeout: config.request_timeout,
+        ..ClientLimits::default()
+    };
+    let port_config = ClientPortConfig { listeners: client_listeners, limits, metrics: Arc::clone(&metrics) };
+    let client_port = ClientPort::start(port_config, Arc::clone(&status) as Arc<dyn super::clients::NodeView>)?;
+    Ok(Early { metrics, status, client_port, peer_listeners, inbox: unbounded() })
+}
+
+/// Listens on every address that the name resolves to. One that this machine does not have (IPv6 switched off) is passed over as long
+/// as another works.
+fn listen(name: &str, whom: &str, flag: &str) -> Result<Vec<TcpListener>> {
+    let refused = |reason: String| Error::Config(format!("cannot listen for {whom} on {name}: {reason}"));
+    let resolved = name.to_socket_addrs().map_err(|error| refused(format!("{error}; name a local address with {flag}")))?;
+    let mut listeners = Vec::new();
+    let mut failure = "the name resolves to no address".to_string();
+    for address in resolved.collect::<BTreeSet<_>>() {
+        match accept::listen(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
+                failure = format!("{address} is not an address of this machine; name a local one with {flag}");
+            }
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                return Err(refused(format!("{address} is in use; is another node running there? Stop it or choose another port")));
+            }
+            Err(error) => return Err(refused(error.to_string())),
+        }
+    }
+    if listeners.is_empty() { Err(refused(failure)) } else { Ok(listeners) }
+}
+
+/// SIGINT, SIGTERM and SIGHUP: hand leadership over and stop; the second one stops at once.
+fn handle_signals(stop: &Arc<AtomicBool>, inbox: &Inbox) -> Result<()> {
+    let (stop, inbox) = (Arc::clone(stop), inbox.clone());
+    ctrlc::set_handler(move || {
+        if stop.swap(true, Ordering::SeqCst) {
+            std::process::exit(0);
+        }
+        log_sink::say("stopping");
+        let _ = inbox.send(Event::Shutdown);
+    })
+    .map_err(|error| Error::Config(format!("cannot handle signals: {error}")))
+}
+
+fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
+    let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
+    let identity = directory.identity();
+    let marks = directory.take_marks();
+    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, store, commit, .. } =
+        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
+    let (base, runs, configs) = log.outline();
+    let mut outline = Outline::new(base, initial_config(&founding));
+    runs.iter().for_each(|run| outline.extend(run.term, run.count));
+    configs.into_iter().for_each(|(index, config)| outline.push_config(index, config));
+    log::info!("recovered the log to {} in term {}, {} keys", outline.last(), hard_state.term, store.keys());
+
+    let view = Arc::new(PeerView::new(hard_state.term, outline.last()));
+    let peers = Arc::new(Peers::start(
+        PeersConfig {
+            id: config.id.clone(),
+            identity,
+            founding: founding.clone(),
+            dial: config.dial.clone(),
+            listeners: peer_listeners,
+            client_address: config.advertise_client.clone(),
+            marks,
+            timing: sockets::Timing::default(),
+        },
+        inbox.clone(),
+        Arc::clone(&view),
+        Arc::new(|error| disk_threads::fatal(&error)),
+    )?);
+    let node = Node::new(own, settings(config), rand::random(), Recovered { hard_state, outline, commit });
+    let limits = Limits { disk_stall_ms: config.disk_stall_handover.as_millis() as u64, ..Limits::default() };
+    let replica = Replica::new(node, log, applier, limits);
+
+    let members = identity::numbered(&founding);
+    let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
+    let first = status.member.set(member).is_ok();
+    assert!(first, "a server joins its cluster once");
+    let (jobs, jobs_received) = unbounded();
+    let (requests, requests_received) = unbounded();
+    let outlets = Outlets {
+        peers: Arc::clone(&peers),
+        view,
+        writer: jobs.clone(),
+        preparer: requests,
+        metrics: Arc::clone(&metrics),
+        position: Arc::clone(&status.position),
+        ready: ready_line(config),
+    };
+    let mut disk_work = Vec::new();
+    let writer_inbox = inbox.clone();
+    disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
+    let preparer_inbox = inbox.clone();
+    let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox);
+    disk_work.push(spawn("preparer", preparing)?);
+    client_port.attach(inbox.clone(), store);
+    if stop.load(Ordering::SeqCst) {
+        // The signal may have come before anyone read the inbox; asking twice does no harm.
+        let _ = inbox.send(Event::Shutdown);
+    }
+    let raft = spawn("raft", move || {
+        raft_thread::run(replica, &events, &outlets);
+    })?;
+    join_thread(raft);
+    client_port.stop();
+    peers.stop();
+    disk_work.into_iter().for_each(join_thread);
+    drop(lock);
+    Ok(())
+}
+
+/// The members of the founding record, all voters.
+fn initial_config(founding: &Founding) -> raft::Config {
+    let voters = identity::numbered(founding).into_iter().map(|(node, _)| node).collect();
+    raft::Config { voters, learners: Vec::new() }
+}
+
+/// A tick is a millisecond.
+fn settings(config: &Config) -> Settings {
+    let ticks = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    Settings {
+        election_ticks: ticks(config.election_timeout),
+        heartbeat_ticks: ticks(config.heartbeat_interval),
+        suspicion_ticks: 8,
+        election_ticks_max: ticks(config.election_timeout).max(5_000),
+        resend_ticks: ticks(config.election_timeout) * 4,
+        stall_ticks: ticks(config.disk_stall_handover),
+        ban_ticks: 10_000,
+        append_bytes: 1 << 20,
+        window_bytes: 16 << 20,
+    }
+}
+
+fn ready_line(config: &Config) -> String {
+    format!("ready id={} client={} admin={}", config.id, config.listen_client, config.listen_admin)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::io(format!("start the thread {name}")))
+}
+
+fn join_thread(thread: JoinHandle<()>) {
+    // A thread that panicked has ended the process already.
+    let _ = thread.join();
+}

@@ -1,0 +1,329 @@
+//! The thread of one client connection: receives, hands batches to the Raft thread, answers reads from the store. It holds the
+//! reading side of the socket and the buffers; it never sends by itself but through the connection's output, and it never sleeps
+//! without something that will wake it: bytes, a time limit, an answer, or the end of the connection.
+
+use super::batch::{Batch, End};
+use super::clients::Port;
+use super::connection::Connection;
+use super::event::{ClientBatch, Event, Outcome, Slot};
+use super::input::Input;
+use super::output::Wait;
+use super::reads::{answer_located, answer_now};
+use crate::storage::store::Store;
+use rustix::io::Errno;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// Responses of reads are handed to the output from this size on, so that a client that takes nothing costs little memory.
+const DELIVERY_BYTES: usize = 256 << 10;
+
+/// What an idle connection may keep for building responses.
+const IDLE_SCRATCH_BYTES: usize = 2 << 10;
+/// For how many open requests an idle connection may keep memory.
+const IDLE_ENTRIES: usize = 64;
+
+/// Serves the connection until it ends. The calling thread becomes its thread.
+pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
+    connection.adopt();
+    let answers = Answers { connection: Arc::clone(connection), port: Arc::clone(port), next_slot: 0, scratch: Vec::new(), grown: false };
+    let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None };
+    if conversation.run() == Ending::Fault {
+        conversation.close_after_fault();
+    }
+    connection.cut();
+}
+
+/// Why a conversation is over.
+#[derive(Debug, PartialEq, Eq)]
+enum Ending {
+    /// Nothing more to do: the stream ended and all is answered, or the connection is gone.
+    Over,
+    /// The client broke the protocol; its last response is in the output.
+    Fault,
+}
+
+/// What a receive came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Received {
+    /// More bytes.
+    Bytes,
+    /// The client sends no more, or the server is stopping.
+    End,
+    /// The frame at the front was not completed in time.
+    Late,
+}
+
+#[derive(Debug)]
+struct Conversation {
+    input: Input,
+    answers: Answers,
+    /// Since when the frame at the front waits for the rest of it.
+    frame_began: Option<Instant>,
+    /// The socket's present time limit for receiving.
+    time_limit: Option<Duration>,
+}
+
+impl Conversation {
+    fn run(&mut self) -> Ending {
+        loop {
+            let answers = &mut self.answers;
+            let batch = Batch::build(
+                self.input.bytes(),
+                answers.next_slot,
+                &answers.port.limits,
+                answers.port.view.as_ref(),
+                &answers.port.metrics,
+            );
+            let consumed = batch.consumed;
+            let Some(end) = answers.process(batch) else { return Ending::Over };
+            if consumed > 0 {
+                self.input.consume(consumed);
+                self.frame_began = None;
+            }
+            let End::Incomplete { frame_bytes, doomed } = end else {
+                if end == End::Fault {
+                    return Ending::Fault;
+                }
+                continue;
+            };
+            match self.receive(frame_bytes, doomed) {
+                Ok(Received::Bytes) => {}
+                Ok(Received::End | Received::Late) if doomed => return self.refuse_doomed(),
+                Ok(other) => return self.finish(&other),
+                Err(error) => {
+                    log::debug!("{:?}: {error}", self.answers.connection);
+                    return Ending::Over;
+                }
+            }
+        }
+    }
+
+    /// Receives once. Costs one system call as long as the time limit need not change.
+    fn receive(&mut self, frame_bytes: usize, doomed: bool) -> std::io::Result<Received> {
+        loop {
+            if self.input.bytes().is_empty() {
+                self.frame_began = None;
+                if self.time_limit.is_none() && (self.input.is_grown() || self.answers.grown) {
+                    self.limit_time(Some(self.answers.port.limits.frame_time))?;
+                }
+            } else if !self.limit_frame(doomed)? {
+                return Ok(Received::Late);
+            }
+            let received = self.input.receive(self.answers.connection.socket(), frame_bytes);
+            if self.answers.port.stopping.load(SeqCst) {
+                return Ok(Received::End);
+            }
+            match received {
+                Ok(0) => return Ok(Received::End),
+                Ok(bytes) => {
+                    self.answers.port.metrics.client_bytes_in.add(bytes as u64);
+                    return Ok(Received::Bytes);
+                }
+                Err(Errno::AGAIN) if self.input.bytes().is_empty() => self.rest()?,
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sets the receive time limit to what the frame at the front has left; false when that is nothing. Counting from the frame's
+    /// first byte, so that a byte now and then extends nothing.
+    fn limit_frame(&mut self, doomed: bool) -> std::io::Result<bool> {
+        let limits = &self.answers.port.limits;
+        let allowed = if doomed { limits.doomed_time } else { limits.frame_time };
+        let began = *self.frame_began.get_or_insert_with(Instant::now);
+        let left = allowed.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        // An eighth more or half as much is near enough: a large frame arrives in many receives, and each change is a system call.
+        if self.time_limit.is_none_or(|set| set > left + left / 8 || set < left / 2) {
+            self.limit_time(Some(left))?;
+        }
+        Ok(true)
+    }
+
+    fn limit_time(&mut self, limit: Option<Duration>) -> std::io::Result<()> {
+        // The system counts in microseconds and takes zero for "no limit".
+        let limit = limit.map(|limit| limit.max(Duration::from_millis(1)));
+        self.answers.connection.socket().set_read_timeout(limit)?;
+        self.time_limit = limit;
+        Ok(())
+    }
+
+    /// Idle for a while: gives memory back and sleeps without a limit from now on.
+    fn rest(&mut self) -> std::io::Result<()> {
+        self.input.shrink();
+        self.answers.scratch = Vec::new();
+        self.answers.grown = false;
+        self.answers.connection.with_output(|output| output.shrink());
+        self.limit_time(None)
+    }
+
+    /// The client sends no more: everything asked so far is still answered.
+    fn finish(&mut self, why: &Received) -> Ending {
+        if *why == Received::Late {
+            let Answers { connection, port, .. } = &self.answers;
+            log::info!("client connection {}: cut, a frame was not complete in {:?}", connection.number(), port.limits.frame_time);
+            port.metrics.connections_cut.increment();
+        }
+        self.answers.connection.wait(Wait::Drained);
+        Ending::Over
+    }
+
+    /// The lengths are too large, and the request id to address the refusal with did not come.
+    fn refuse_doomed(&mut self) -> Ending {
+        let answers = &mut self.answers;
+        let port = Arc::clone(&answers.port);
+        let batch = Batch::doomed(self.input.bytes(), answers.next_slot, &port.limits, port.view.as_ref(), &port.metrics);
+        match answers.process(batch) {
+            Some(_) => Ending::Fault,
+            None => Ending::Over,
+        }
+    }
+
+    /// Sends everything, says that no more will come, and discards input for a bounded time: closing a socket with unread input
+    /// would reset the connection and destroy responses that are still on their way.
+    fn close_after_fault(&mut self) {
+        let Answers { connection, port, .. } = &self.answers;
+        if !connection.wait(Wait::Drained) || connection.socket().shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let (began, mut discarded) = (Instant::now(), 0);
+        let mut rubbish = [0; 8 << 10];
+        while discarded < port.limits.drain_bytes {
+            let left = port.limits.drain_time.saturating_sub(began.elapsed());
+            if left.is_zero() || connection.socket().set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match rustix::net::recv(connection.socket(), &mut rubbish, rustix::net::RecvFlags::empty()) {
+                Ok((0, _)) => return,
+                Ok((bytes, _)) => discarded += bytes,
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Everything but the receiving.
+#[derive(Debug)]
+struct Answers {
+    connection: Arc<Connection>,
+    port: Arc<Port>,
+    next_slot: Slot,
+    /// Where responses of reads are built; changes places with the output's buffer.
+    scratch: Vec<u8>,
+    /// There were responses or batches whose memory an idle connection should not keep.
+    grown: bool,
+}
+
+impl Answers {
+    /// Brings a batch on its way and answers its reads; returns where the batch ended, or `None` when the connection is gone. A batch
+    /// of writes alone is not waited for.
+    fn process(&mut self, mut batch: Batch<'_>) -> Option<End> {
+        if batch.entries.is_empty() {
+            return Some(batch.end);
+        }
+        self.next_slot += batch.entries.len() as u64;
+        self.grown |= batch.entries.len() > IDLE_ENTRIES;
+        let entries = std::mem::take(&mut batch.entries);
+        self.connection.with_output(|output| output.push(entries));
+        if batch.needs_raft() {
+            self.submit(&mut batch);
+        }
+        if !batch.reads.is_empty() && !self.answer_reads(&batch) {
+            return None;
+        }
+        let limits = &self.port.limits;
+        let (unsent, unanswered, cost) = (limits.unsent_bytes, limits.unanswered_requests, limits.unanswered_bytes);
+        self.connection.wait(Wait::Room { unsent, unanswered, cost }).then_some(batch.end)
+    }
+
+    /// Hands the batch to the Raft thread, or refuses all of it.
+    fn submit(&self, batch: &mut Batch<'_>) {
+        let waiting = self.port.in_flight.enter(batch.cost);
+        let Some(attached) = self.port.attached.get() else {
+            return self.refuse(batch, &Outcome::NotLeader { leader: None });
+        };
+        if waiting > self.port.limits.in_flight_bytes && waiting > batch.cost {
+            self.port.metrics.client_batches_busy.increment();
+            return self.refuse(batch, &Outcome::Busy("too many requests are waiting on this node; try again later"));
+        }
+        self.port.metrics.client_batches.increment();
+        let default = u32::try_from(self.port.limits.request_timeout.as_millis()).unwrap_or(u32::MAX);
+        let event = Event::Client(ClientBatch {
+            client: Arc::clone(&self.connection),
+            requests: std::mem::take(&mut batch.requests),
+            records: std::mem::take(&mut batch.records),
+            barrier: batch.barrier,
+            deadline_ms: if batch.deadline_ms == 0 { default } else { batch.deadline_ms },
+        });
+        if let Err(unsent) = attached.inbox.send(event)
+            && let Event::Client(returned) = unsent.0
+        {
+            // The Raft thread is gone: the process is stopping, and nothing of the batch entered the log.
+            batch.requests = returned.requests;
+            self.refuse(batch, &Outcome::NotLeader { leader: None });
+        }
+    }
+
+    fn refuse(&self, batch: &Batch<'_>, outcome: &Outcome) {
+        self.connection.complete(batch.slots().map(|slot| (slot, outcome.clone())).collect());
+    }
+
+    /// Waits for the outcomes of the batch's reads and answers them; false when the connection is gone.
+    fn answer_reads(&mut self, batch: &Batch<'_>) -> bool {
+        if batch.awaited_reads() > 0 && !self.connection.wait(Wait::Reads { writes: batch.barrier.is_some() }) {
+            return false;
+        }
+        let outcomes = self.connection.with_output(|output| output.take_read_outcomes());
+        let port = Arc::clone(&self.port);
+        let store = port.attached.get().map(|attached| &attached.store);
+        let (mut first, mut count) = (0, 0);
+        for read in &batch.reads {
+            if first + count as u64 != read.slot || self.scratch.len() >= DELIVERY_BYTES {
+                if !self.deliver(first, count) {
+                    return false;
+                }
+                (first, count) = (read.slot, 0);
+            }
+            let decisive = if read.located_in_order { Some(read.slot) } else { batch.barrier };
+            self.answer_read(read, outcome_of(&outcomes, decisive), store.map(Arc::as_ref));
+            count += 1;
+        }
+        self.deliver(first, count)
+    }
+
+    fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) {
+        let view = self.port.view.as_ref();
+        match (outcome, store) {
+            (Outcome::Proceed, Some(store)) => answer_now(&mut self.scratch, read.form, &read.query, store),
+            (outcome, Some(store)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, store, view),
+            (outcome, None) => super::response::encode_outcome(&mut self.scratch, read.form, outcome, view),
+        }
+    }
+
+    /// Hands the built responses of `count` reads to the output, and waits while the client takes nothing.
+    fn deliver(&mut self, first: Slot, count: usize) -> bool {
+        if count == 0 {
+            return true;
+        }
+        self.grown |= self.scratch.len() > IDLE_SCRATCH_BYTES;
+        let scratch = &mut self.scratch;
+        self.connection.with_output(|output| output.fill(first, count, scratch));
+        if scratch.capacity() > DELIVERY_BYTES {
+            *scratch = Vec::new();
+        }
+        self.connection.wait(Wait::Room { unsent: self.port.limits.unsent_bytes, unanswered: usize::MAX, cost: usize::MAX })
+    }
+}
+
+/// The outcome for a slot among outcomes sorted by slot.
+fn outcome_of(outcomes: &[(Slot, Outcome)], slot: Option<Slot>) -> &Outcome {
+    let found = slot.and_then(|slot| outcomes.binary_search_by_key(&slot, |(slot, _)| *slot).ok());
+    let at = found.unwrap_or_else(|| panic!("all reads were answered, but not slot {slot:?}: {outcomes:?}"));
+    &outcomes[at].1
+}

@@ -1,0 +1,216 @@
+//! Applying: committed entries change the index, in log order, and conditions are decided here and nowhere else. Keys and conditions
+//! of entries that are not applied yet wait in memory, so that applying touches neither file nor map. Called by the Raft thread.
+
+use super::keydir::Value;
+use super::location::Location;
+use super::record::{self, Kind, Operation, Record};
+use super::store::{Located, State, Store};
+use crate::raft::EntryId;
+use parking_lot::RwLockWriteGuard;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What an applied entry did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It holds no operation.
+    None,
+    /// All its operations took effect, with the entry's index as version.
+    Written,
+    /// Nothing took effect: a key to be deleted is absent.
+    NotFound,
+    /// Nothing took effect: a key has another version than the condition names.
+    Conflict {
+        /// The version it has; 0 if it is absent.
+        current: u64,
+    },
+}
+
+/// An applied entry and what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry.
+    pub id: EntryId,
+    /// What it did.
+    pub effect: Effect,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: EntryId,
+    location: Location,
+    operations: usize,
+}
+
+#[derive(Debug)]
+struct PendingOperation {
+    key: Box<[u8]>,
+    action: Action,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Set { value_bytes: u32 },
+    Delete,
+    CompareAndSet { expected: u64, value_bytes: u32 },
+}
+
+/// Entries waiting to be applied.
+#[derive(Debug)]
+pub struct Applier {
+    store: Arc<Store>,
+    applied: u64,
+    pending: VecDeque<Pending>,
+    /// The operations of all pending entries, one entry after another.
+    operations: VecDeque<PendingOperation>,
+}
+
+/// Whether a record's payload follows the format, so that it may be appended and staged. Records from peers and files are checked
+/// with this before anything else is done with them.
+pub fn is_well_formed(record: &Record<'_>) -> bool {
+    match record.kind {
+        Kind::NoOp => record.payload.is_empty(),
+        Kind::Config => record::decode_config(record.payload).is_some(),
+        Kind::Command => !record.payload.is_empty() && record::operations(record.payload).all(|operation| operation.is_some()),
+    }
+}
+
+impl Applier {
+    /// Starts behind the entry `applied`.
+    pub(super) fn new(store: Arc<Store>, applied: u64) -> Applier {
+        Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new() }
+    }
+
+    /// Takes over what applying these records will need: sealed, checked, one after another, in log order. Their places follow with
+    /// [`Applier::place`] as soon as the log has given them.
+    pub fn stage(&mut self, records: &[u8]) {
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (record, bytes) = record::view(rest);
+            self.stage_record(&record);
+            rest = &rest[bytes..];
+        }
+    }
+
+    fn stage_record(&mut self, record: &Record<'_>) {
+        let id = record.id;
+        let last = self.pending.back().map_or(self.applied, |pending| pending.id.index);
+        assert!(id.index == last + 1, "{id} is staged behind {last}");
+        let mut operations = 0;
+        if record.kind == Kind::Command {
+            for operation in record::operations(record.payload) {
+                let operation = operation.unwrap_or_else(|| panic!("the operations of {id} were not checked"));
+                let action = match operation {
+                    Operation::Set { value, .. } => Action::Set { value_bytes: value.len() as u32 },
+                    Operation::Delete { .. } => Action::Delete,
+                    Operation::CompareAndSet { expected, value, .. } => Action::CompareAndSet { expected, value_bytes: value.len() as u32 },
+                };
+                self.operations.push_back(PendingOperation { key: operation.key().into(), action });
+                operations += 1;
+            }
+        }
+        self.pending.push_back(Pending { id, location: Location::default(), operations });
+    }
+
+    /// The places of the newest entries staged, one each.
+    pub fn place(&mut self, locations: &[Location]) {
+        let first = self.pending.len() - locations.len();
+        for (pending, location) in self.pending.range_mut(first..).zip(locations) {
+            pending.location = *location;
+        }
+    }
+
+    /// Forgets the entries from `from` on, which were dropped from the log; none of them may have been applied.
+    pub fn truncate(&mut self, from: u64) {
+        assert!(from > self.applied, "entries from {from} on are dropped, but {} is applied", self.applied);
+        while let Some(dropped) = self.pending.pop_back_if(|pending| pending.id.index >= from) {
+            self.operations.truncate(self.operations.len() - dropped.operations);
+        }
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// How many entries are staged and not applied.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Locks the index for applying some entries; readers wait until the slice is dropped, so it must be a short one.
+    pub fn slice(&mut self) -> Slice<'_> {
+        let Applier { store, applied, pending, operations } = self;
+        Slice { state: store.write(), store, applied, pending, operations }
+    }
+}
+
+/// A run of entries applied under one lock.
+#[derive(Debug)]
+pub struct Slice<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    store: &'a Store,
+    applied: &'a mut u64,
+    pending: &'a mut VecDeque<Pending>,
+    operations: &'a mut VecDeque<PendingOperation>,
+}
+
+impl Slice<'_> {
+    /// Applies the next staged entry, which must be there and committed. Conditions are decided against the state before the entry; if
+    /// one fails, none of its operations takes effect.
+    pub fn apply_next(&mut self) -> Applied {
+        let entry = self.pending.pop_front().unwrap_or_else(|| panic!("no entry is staged behind {}", self.applied));
+        assert_eq!(entry.id.index, *self.applied + 1, "entries are applied in log order");
+        *self.applied = entry.id.index;
+        let failed = self.operations.iter().take(entry.operations).find_map(|operation| failure(&self.state, operation));
+        for operation in self.operations.drain(..entry.operations) {
+            if failed.is_none() {
+                take_effect(&mut self.state, operation, &entry);
+            }
+        }
+        let effect = failed.unwrap_or(if entry.operations == 0 { Effect::None } else { Effect::Written });
+        Applied { id: entry.id, effect }
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> u64 {
+        *self.applied
+    }
+
+    /// Where the value of `key` stands after the entries applied so far.
+    pub fn lookup(&self, key: &[u8]) -> Option<Located> {
+        self.state.lookup(key)
+    }
+}
+
+impl Drop for Slice<'_> {
+    fn drop(&mut self) {
+        // Published before the lock is released: whoever sees the index finds the entries.
+        self.store.set_applied(*self.applied);
+    }
+}
+
+/// Why an operation's condition does not hold.
+fn failure(state: &State, operation: &PendingOperation) -> Option<Effect> {
+    let current = || state.keydir.get(&operation.key).map_or(0, |value| value.version);
+    match operation.action {
+        Action::Set { .. } => None,
+        Action::Delete => (current() == 0).then_some(Effect::NotFound),
+        Action::CompareAndSet { expected, .. } => {
+            let current = current();
+            (current != expected).then_some(Effect::Conflict { current })
+        }
+    }
+}
+
+fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) {
+    match operation.action {
+        Action::Delete => {
+            state.keydir.remove(&operation.key);
+        }
+        Action::Set { value_bytes } | Action::CompareAndSet { value_bytes, .. } => {
+            let value = Value { version: entry.id.index, location: entry.location, value_bytes };
+            state.keydir.put(operation.key, value);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The data directory, in two phases. [`Directory::open`] locks it, sweeps what a crash left half-made and finds out who this node is;
+//! [`Directory::found`] makes it a member of a cluster; [`Directory::open_log`] recovers the log. Nothing here is used once the node
+//! runs.
+
+use super::disk::Disk;
+use super::founding::{FOUNDING_CAPACITY, IDENTITY_CAPACITY, decode_identity, encode_identity};
+use super::manifest::{self, Manifest};
+use super::segment;
+use super::slots::SlotFile;
+use super::writer::{self, HARD_STATE_CAPACITY, HARD_STATE_NAME, decode_hard_state, encode_hard_state};
+use super::{Options, recovery};
+use crate::error::{Error, Result};
+use crate::raft::HardState;
+use std::io;
+use std::sync::Arc;
+
+pub use super::founding::{Founding, FoundingMember, Identity};
+pub use super::recovery::Opened;
+
+const LOCK: &str = "lock";
+const IDENTITY: &str = "identity";
+const CLUSTER: &str = "cluster";
+const MARKS: &str = "marks";
+/// Most payload bytes of the marks file.
+pub const MARKS_CAPACITY: usize = 16 << 10;
+
+/// Keeps other processes out of the directory until it is dropped.
+pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+/// An open and locked data directory whose log is not open yet.
+#[derive(Debug)]
+pub struct Directory {
+    disk: Arc<dyn Disk>,
+    lock: Lock,
+    id: String,
+    identity: Identity,
+    founding: Option<Founding>,
+    marks: Option<(SlotFile, Vec<u8>)>,
+}
+
+impl Directory {
+    /// Locks the directory, sweeps half-made files, and makes this start's identity durable. `id` is the text of `--id`.
+    ///
+    /// Errors: [`Error::Directory`] when another process holds the lock, or the directory is another node's or a newer version's;
+    /// [`Error::Corrupt`] when its files contradict each other.
+    pub fn open(disk: Arc<dyn Disk>, id: &str) -> Result<Directory> {
+        let path = disk.path();
+        let lock = disk.lock(LOCK).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => {
+                Error::Directory(format!("data directory {path} is in use by another process; stop it, or give another --data-dir"))
+            }
+            _ => Error::Io { doing: format!("lock {path}/{LOCK}"), source },
+        })?;
+        // What an earlier process did to names may only be in memory; nothing may be concluded from it before it is durable.
+        disk.sync_directory().map_err(Error::io(format!("sync directory {path}")))?;
+        let names = list(&*disk)?;
+        let has = |name: &str| names.iter().any(|other| other == name);
+        let temporary: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".tmp")).collect();
+        remove_all(&*disk, &temporary)?;
+        if !has(IDENTITY)
+            && let Some(orphan) = names.iter().find(|name| *name == CLUSTER || segment::id_of(name).is_some())
+        {
+            let reason = format!("the directory holds {orphan}, so this node had an identity, and its file is missing");
+            return Err(super::corrupt(IDENTITY, 0, reason));
+        }
+        let identity = start_identity(&disk, id, has(IDENTITY))?;
+        let mut directory = Directory { disk, lock: Lock(lock), id: id.to_owned(), identity, founding: None, marks: None };
+        if has(CLUSTER) {
+            let (_, payload) = SlotFile::open(&directory.disk, CLUSTER)?;
+            let founding = Founding::decode(&payload);
+            directory.founding = Some(founding.ok_or_else(|| super::corrupt(CLUSTER, 0, "it holds no founding record"))?);
+            directory.marks = Some(SlotFile::open(&directory.disk, MARKS)?);
+        } else {
+            directory.sweep_half_founded(&names)?;
+        }
+        Ok(directory)
+    }
+
+    /// A crash in the middle of founding leaves some of its files. They are removed, unless they show that the node has lived.
+    fn sweep_half_founded(&self, names: &[String]) -> Result<()> {
+        if let Some(segment) = names.iter().find(|name| segment::id_of(name).is_some()) {
+            let reason = format!("the file is missing, but the directory holds {segment}, which only a founded node has");
+            return Err(super::corrupt(CLUSTER, 0, reason));
+        }
+        let half_made = [HARD_STATE_NAME, manifest::NAME, MARKS];
+        let present: Vec<&str> = half_made.into_iter().filter(|half| names.iter().any(|name| name == half)).collect();
+        if present.contains(&HARD_STATE_NAME) {
+            let (_, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
+            let HardState { term, .. } = decode_hard_state(&payload)?;
+            if term > 0 {
+                let reason = format!("the file is missing, but {HARD_STATE_NAME} says that this node has been in term {term}");
+                return Err(super::corrupt(CLUSTER, 0, reason));
+            }
+        }
+        remove_all(&*self.disk, &present)
+    }
+
+    /// Who this node is, at this start.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The cluster this node belongs to; `None` while it is empty.
+    pub fn founding(&self) -> Option<&Founding> {
+        self.founding.as_ref()
+    }
+
+    /// Makes an empty node a member. Durable when it returns: from then on the node may vote. The record must name this node's id and
+    /// uuid.
+    pub fn found(&mut self, founding: &Founding) -> Result<()> {
+        assert!(self.founding.is_none(), "a node that belongs to {:?} is founded into {founding:?}", self.founding);
+        let own = founding.members.iter().find(|member| member.id == self.id);
+        if own.is_none_or(|own| own.uuid != self.identity.uuid) {
+            let uuid = self.identity.uuid;
+            return Err(Error::Directory(format!("the founding record does not name {} with uuid {uuid:032x}", self.id)));
+        }
+        // An attempt that failed in this very process may have left some.
+        self.sweep_half_founded(&list(&*self.disk)?)?;
+        let hard_state = encode_hard_state(&HardState::default());
+        SlotFile::create(&self.disk, HARD_STATE_NAME, HARD_STATE_CAPACITY, &hard_state)?;
+        SlotFile::create(&self.disk, manifest::NAME, manifest::CAPACITY, &Manifest::default().encode())?;
+        let marks = SlotFile::create(&self.disk, MARKS, MARKS_CAPACITY, &[])?;
+        SlotFile::create(&self.disk, CLUSTER, FOUNDING_CAPACITY, &founding.encode())?;
+        self.marks = Some((marks, Vec::new()));
+        self.founding = Some(founding.clone());
+        Ok(())
+    }
+
+    /// The file in which the host keeps what it knows of its peers, and its newest payload (empty at first). Only for a founded
+    /// directory, and only once.
+    pub fn take_marks(&mut self) -> (SlotFile, Vec<u8>) {
+        self.marks.take().expect("marks are taken once, after founding")
+    }
+
+    /// Recovers the log and everything around it. The directory must be founded. See the format document for what is believed.
+    pub fn open_log(self, options: &Options) -> Result<Opened> {
+        let founding = self.founding.expect("the log is opened after founding");
+        let Some(node) = founding.node(&self.id) else {
+            return Err(Error::Directory(format!("{} does not name {}: the directory is another node's", CLUSTER, self.id)));
+        };
+        let (hard_state_file, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
+        let hard_state = decode_hard_state(&payload)?;
+        let (manifest_file, payload) = SlotFile::open(&self.disk, manifest::NAME)?;
+        let writer = writer::LogWriter {
+            disk: Arc::clone(&self.disk),
+            cluster: founding.cluster,
+            boot: self.identity.boot,
+            hard_state: hard_state_file,
+            manifest_file,
+            manifest: Manifest::decode(&payload)?,
+            chain: writer::Chain::default(),
+        };
+        let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options)?;
+        let recovery::Recovered { log, applier, writer, preparer, store, commit } = recovered;
+        let Directory { disk, lock, identity, .. } = self;
+        Ok(Opened { disk, lock, identity, founding, node, hard_state, log, applier, writer, preparer, store, commit })
+    }
+}
+
+/// Makes the identity of this start durable: a new one, or the old one with the next boot.
+fn start_identity(disk: &Arc<dyn Disk>, id: &str, exists: bool) -> Result<Identity> {
+    let nonce = rand::random();
+    if !exists {
+        let identity = Identity { uuid: rand::random(), boot: 1, nonce };
+        SlotFile::create(disk, IDENTITY, IDENTITY_CAPACITY, &encode_identity(&identity, id))?;
+        return Ok(identity);
+    }
+    let (mut file, payload) = SlotFile::open(disk, IDENTITY)?;
+    let (before, owner) = decode_identity(&payload, IDENTITY)?;
+    if owner != id {
+        let path = disk.path();
+        let remedy = format!("start with --id {owner}, or give another --data-dir");
+        return Err(Error::Directory(format!("data directory {path} belongs to {owner}, not to {id}: {remedy}")));
+    }
+    let identity = Identity { uuid: before.uuid, boot: before.boot + 1, nonce };
+    file.write(&encode_identity(&identity, id))?;
+    Ok(identity)
+}
+
+fn list(disk: &dyn Disk) -> Result<Vec<String>> {
+    disk.list().map_err(Error::io(format!("list {}", disk.path())))
+}
+
+/// Removes files for good.
+pub(super) fn remove_all(disk: &dyn Disk, names: &[&str]) -> Result<()> {
+    for name in names {
+        disk.remove(name).map_err(Error::io(format!("remove {}/{name}", disk.path())))?;
+    }
+    if !names.is_empty() {
+        disk.sync_directory().map_err(Error::io(format!("sync directory {}", disk.path())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! The keydir: from each live key to the record that set it. A hash table answers single keys, an ordered view answers ranges, and both
+//! refer to the same key bytes. Plain data without locks or files; reached only through get, put, remove and page.
+
+use super::location::Location;
+use super::ordered::Ordered;
+use hashbrown::HashTable;
+use std::hash::{BuildHasher, RandomState};
+
+/// Tables that split the keys between them, so that growing one never moves more than a small part of all keys at once.
+const SHARDS: usize = 256;
+/// Slots are allocated in blocks of this size and never move.
+const BLOCK: usize = 4096;
+
+/// What is known of a key's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    /// Log index of the write that made it.
+    pub(super) version: u64,
+    /// Where that write's record stands.
+    pub(super) location: Location,
+    /// Length of the value alone.
+    pub(super) value_bytes: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: Box<[u8]>,
+    value: Value,
+}
+
+/// All live keys.
+#[derive(Debug)]
+pub(super) struct Keydir {
+    hasher: RandomState,
+    /// Numbers of slots, by the hash of their keys.
+    shards: Vec<HashTable<u32>>,
+    ordered: Ordered,
+    slots: Slots,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    blocks: Vec<Vec<Slot>>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn get(&self, number: u32) -> &Slot {
+        &self.blocks[number as usize / BLOCK][number as usize % BLOCK]
+    }
+
+    fn get_mut(&mut self, number: u32) -> &mut Slot {
+        &mut self.blocks[number as usize / BLOCK][number as usize % BLOCK]
+    }
+
+    fn add(&mut self, slot: Slot) -> u32 {
+        if let Some(number) = self.free.pop() {
+            *self.get_mut(number) = slot;
+            return number;
+        }
+        if self.blocks.last().is_none_or(|block| block.len() == BLOCK) {
+            self.blocks.push(Vec::with_capacity(BLOCK));
+        }
+        let before = (self.blocks.len() - 1) * BLOCK;
+        let block = self.blocks.last_mut().expect("a block with room is the last one");
+        block.push(slot);
+        u32::try_from(before + block.len() - 1).expect("four billion keys exceed any memory this runs on")
+    }
+
+    fn take(&mut self, number: u32) -> Slot {
+        self.free.push(number);
+        let slot = self.get_mut(number);
+        Slot { key: std::mem::take(&mut slot.key), value: slot.value }
+    }
+}
+
+impl Default for Keydir {
+    fn default() -> Keydir {
+        Keydir {
+            hasher: RandomState::new(),
+            shards: vec![HashTable::new(); SHARDS],
+            ordered: Ordered::default(),
+            slots: Slots::default(),
+            count: 0,
+        }
+    }
+}
+
+/// Bits that the tables themselves do not use first.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 40) as usize % SHARDS
+}
+
+impl Keydir {
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Value> {
+        let hash = self.hasher.hash_one(key);
+        let number = self.shards[shard_of(hash)].find(hash, |number| *self.slots.get(*number).key == *key)?;
+        Some(&self.slots.get(*number).value)
+    }
+
+    /// Sets the value of a key.
+    pub(super) fn put(&mut self, key: Box<[u8]>, value: Value) {
+        let hash = self.hasher.hash_one(&*key);
+        let shard = &mut self.shards[shard_of(hash)];
+        if let Some(number) = shard.find(hash, |number| self.slots.get(*number).key == key) {
+            self.slots.get_mut(*number).value = value;
+            return;
+        }
+        let number = self.slots.add(Slot { key, value });
+        let slots = &self.slots;
+        shard.insert_unique(hash, number, |number| self.hasher.hash_one(&*slots.get(*number).key));
+        let key = &slots.get(number).key;
+        self.ordered.insert(number, |element| slots.get(element).key.cmp(key));
+        self.count += 1;
+    }
+
+    /// Removes a key; returns what it had.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<Value> {
+        let hash = self.hasher.hash_one(key);
+        let slots = &self.slots;
+        let entry = self.shards[shard_of(hash)].find_entry(hash, |number| *slots.get(*number).key == *key).ok()?;
+        self.ordered.remove(|element| (*slots.get(element).key).cmp(key));
+        let (number, _) = entry.remove();
+        self.count -= 1;
+        Some(self.slots.take(number).value)
+    }
+
+    /// The keys that start with `prefix` and come after `cursor` (empty: from the first one), in byte order.
+    pub(super) fn page(&self, prefix: &[u8], cursor: &[u8]) -> impl Iterator<Item = (&[u8], &Value)> {
+        let before = |number: u32| {
+            let key = &*self.slots.get(number).key;
+            key < prefix || (!cursor.is_empty() && key <= cursor)
+        };
+        let slots = self.ordered.range(before).map(|number| self.slots.get(number));
+        slots.take_while(move |slot| slot.key.starts_with(prefix)).map(|slot| (&*slot.key, &slot.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeMap;
+
+    fn value(version: u64) -> Value {
+        Value { version, location: Location { segment: 1, offset: version as u32, bytes: 40 }, value_bytes: 3 }
+    }
+
+    #[test]
+    fn it_behaves_like_an_ordered_map() {
+        let seed: u64 = rand::random();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (mut keydir, mut model) = (Keydir::default(), BTreeMap::<Box<[u8]>, u64>::new());
+        for version in 1..30_000 {
+            let key: Box<[u8]> = format!("{:x}", random.next_u32() % 5_000).into_bytes().into();
+            match random.random_range(0..3) {
+                0 => {
+                    assert_eq!(keydir.remove(&key).map(|value| value.version), model.remove(&key), "seed {seed}");
+                }
+                _ => {
+                    keydir.put(key.clone(), value(version));
+                    model.insert(key.clone(), version);
+                }
+            }
+            assert_eq!(keydir.len(), model.len(), "seed {seed}");
+            if version % 50 == 0 {
+                let cursor = key.clone();
+                let prefix = &key[..1];
+                let page = keydir.page(prefix, &cursor).map(|(key, value)| (key, value.version));
+                let expected = model.iter().filter(|(key, _)| key.starts_with(prefix) && **key > cursor);
+                assert!(page.eq(expected.map(|(key, version)| (&**key, *version))), "seed {seed}, version {version}");
+                assert_eq!(keydir.get(&key).map(|value| value.version), model.get(&key).copied(), "seed {seed}");
+            }
+        }
+        assert!(keydir.page(b"", b"").map(|(key, _)| key).eq(model.keys().map(|key| &**key)), "seed {seed}");
+    }
+}

@@ -1,0 +1,147 @@
+//! The manifest: which segments there are and where each ends. Pure data and encoding; its one owner is the log writer, which applies
+//! edits and writes the result to its slot file.
+
+use super::bytes::Fields;
+use super::segment::file_name;
+use crate::error::Result;
+use crate::raft::EntryId;
+
+/// The manifest's file.
+pub(super) const NAME: &str = "manifest";
+/// Most payload bytes; bounds the number of segments.
+pub(super) const CAPACITY: usize = 1 << 20;
+
+const VERSION: u32 = 1;
+const FRONT_BYTES: usize = 36;
+const ENTRY_BYTES: usize = 56;
+
+/// Where a segment ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Prepared, or being appended to.
+    Open,
+    /// Ended: what lies at or past `offset` does not exist.
+    Sealed {
+        /// Index of its first entry.
+        first: u64,
+        /// Index of its last entry.
+        last: u64,
+        /// Where it ends.
+        offset: u64,
+    },
+    /// Ended without any entry; the file may be gone already.
+    Dropped,
+}
+
+/// One listed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Its number.
+    pub(super) id: u32,
+    /// The node that made it.
+    pub(super) node: u128,
+    /// The length it was made with.
+    pub(super) length: u64,
+    /// Where it ends.
+    pub(super) state: State,
+}
+
+/// The list, and what the log starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manifest {
+    /// The entry before the first one that segments hold; zero as long as nothing is compacted.
+    pub(super) base: EntryId,
+    /// Applied and durable here when this version was written.
+    pub(super) applied: u64,
+    /// The highest number ever listed; numbers are not used again.
+    pub(super) last_id: u32,
+    /// In the order in which they were listed.
+    pub(super) segments: Vec<Listed>,
+}
+
+impl Manifest {
+    /// Whether one more segment can be listed.
+    pub(super) fn has_room(&self) -> bool {
+        FRONT_BYTES + (self.segments.len() + 1) * ENTRY_BYTES <= CAPACITY
+    }
+
+    /// The entry of a listed segment. Only listed segments are ever edited.
+    pub(super) fn find(&mut self, id: u32) -> &mut Listed {
+        let found = self.segments.iter_mut().find(|listed| listed.id == id);
+        found.unwrap_or_else(|| panic!("{} is edited in the manifest without being listed", file_name(id)))
+    }
+
+    /// The payload of the slot file.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FRONT_BYTES + self.segments.len() * ENTRY_BYTES);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.base.term.to_le_bytes());
+        out.extend_from_slice(&self.base.index.to_le_bytes());
+        out.extend_from_slice(&self.applied.to_le_bytes());
+        out.extend_from_slice(&self.last_id.to_le_bytes());
+        for listed in &self.segments {
+            let (state, first, last, offset) = match listed.state {
+                State::Open => (0u32, 0, 0, 0),
+                State::Sealed { first, last, offset } => (1, first, last, offset),
+                State::Dropped => (2, 0, 0, 0),
+            };
+            out.extend_from_slice(&listed.id.to_le_bytes());
+            out.extend_from_slice(&state.to_le_bytes());
+            out.extend_from_slice(&listed.node.to_le_bytes());
+            for number in [listed.length, first, last, offset] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads a payload back.
+    pub(super) fn decode(payload: &[u8]) -> Result<Manifest> {
+        let mut fields = Fields::new(payload);
+        let version = fields.u32().unwrap_or(0);
+        if version > VERSION {
+            return Err(super::newer(NAME, version, VERSION));
+        }
+        Manifest::decode_fields(&mut fields).ok_or_else(|| super::corrupt(NAME, 0, "its list of segments does not follow the format"))
+    }
+
+    fn decode_fields(fields: &mut Fields<'_>) -> Option<Manifest> {
+        let count = fields.u32()?;
+        let base = EntryId { term: fields.u64()?, index: fields.u64()? };
+        let mut manifest = Manifest { base, applied: fields.u64()?, last_id: fields.u32()?, segments: Vec::new() };
+        for _ in 0..count {
+            let (id, state, node) = (fields.u32()?, fields.u32()?, fields.u128()?);
+            let (length, first, last, offset) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
+            let state = match state {
+                0 => State::Open,
+                1 => State::Sealed { first, last, offset },
+                2 => State::Dropped,
+                _ => return None,
+            };
+            manifest.segments.push(Listed { id, node, length, state });
+        }
+        fields.is_empty().then_some(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_reads_back() {
+        let listed = |id, state| Listed { id, node: 7, length: 1 << 20, state };
+        let manifest = Manifest {
+            base: EntryId { term: 1, index: 2 },
+            applied: 3,
+            last_id: 4,
+            segments: vec![listed(1, State::Sealed { first: 3, last: 9, offset: 5000 }), listed(2, State::Dropped), listed(3, State::Open)],
+        };
+        let payload = manifest.encode();
+        assert_eq!(Manifest::decode(&payload).expect("just encoded"), manifest);
+        for length in 0..payload.len() {
+            assert!(Manifest::decode(&payload[..length]).is_err(), "cut to {length}");
+        }
+    }
+}

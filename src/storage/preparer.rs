@@ -1,0 +1,98 @@
+//! The preparer: makes the next segment ahead of need, so that rotation never waits for the disk to find room. It creates, fills and
+//! syncs files that nobody else knows of yet; listing them is the log writer's job.
+
+use super::batch;
+use super::disk::{Disk, DiskFile};
+use super::fill;
+use super::segment::{HEADER_BLOCK, LENGTH_MAX, Segment, SegmentHeader, file_name};
+use crate::error::{Error, Result};
+use std::io;
+use std::sync::Arc;
+
+/// The fill is written in parts of this size.
+const PART: usize = 1 << 20;
+
+/// Why there is no new segment.
+#[derive(Debug)]
+pub enum PrepareError {
+    /// No room, no quota or no file handles; what was begun has been removed. Text for a person; it can be tried later.
+    Full(String),
+    /// Anything else: the process must end.
+    Fatal(Error),
+}
+
+/// Makes segments.
+#[derive(Debug)]
+pub struct Preparer {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) cluster: u128,
+    pub(super) node: u128,
+    pub(super) segment_bytes: u64,
+    pub(super) next_id: u32,
+}
+
+impl Preparer {
+    /// Makes a segment that takes at least `min_record_bytes` (0: of the usual size) and returns it when it is durable. It must be
+    /// listed before it is used.
+    pub fn prepare(&mut self, min_record_bytes: u64) -> std::result::Result<Arc<Segment>, PrepareError> {
+        let needed = HEADER_BLOCK + min_record_bytes + batch::overhead(0);
+        let length = self.segment_bytes.max(needed).next_multiple_of(HEADER_BLOCK);
+        assert!(length <= LENGTH_MAX, "a segment of {length} bytes is beyond the limit of {LENGTH_MAX}");
+        let header = SegmentHeader { cluster: self.cluster, node: self.node, id: self.next_id, length, seed: rand::random() };
+        self.next_id += 1;
+        let path = format!("{}/{}", self.disk.path(), file_name(header.id));
+        let free = self.disk.free_bytes().map_err(|error| self.failed(&path, length, error))?;
+        if free < length {
+            return Err(PrepareError::Full(format!("{path} needs {length} bytes, the file system has {free} left")));
+        }
+        let temporary = format!("{}.tmp", file_name(header.id));
+        match self.make(&temporary, &header) {
+            Ok(segment) => segment.map(Arc::new).map_err(PrepareError::Fatal),
+            Err(error) => {
+                // Whichever name it has by now. Without room even this may fail; the next start sweeps what is left.
+                let _ = self.disk.remove(&temporary);
+                let _ = self.disk.remove(&file_name(header.id));
+                Err(self.failed(&path, length, error))
+            }
+        }
+    }
+
+    fn make(&self, temporary: &str, header: &SegmentHeader) -> io::Result<Result<Segment>> {
+        let file = self.disk.create(temporary)?;
+        file.allocate(header.length)?;
+        let (block, crc) = header.encode();
+        file.write_at(&[&block], 0)?;
+        write_fill(&*file, header)?;
+        file.sync()?;
+        self.disk.rename(temporary, &file_name(header.id))?;
+        self.disk.sync_directory()?;
+        Ok(Segment::new(file, *header, crc, HEADER_BLOCK))
+    }
+
+    fn failed(&self, path: &str, length: u64, error: io::Error) -> PrepareError {
+        if is_shortage(&error) {
+            return PrepareError::Full(format!("cannot make {path} of {length} bytes: {error}"));
+        }
+        PrepareError::Fatal(Error::Io { doing: format!("make {path} of {length} bytes"), source: error })
+    }
+}
+
+fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
+    let mut part = vec![0; PART];
+    let mut at = HEADER_BLOCK;
+    while at < header.length {
+        let length = PART.min((header.length - at) as usize);
+        fill::fill(header.seed, at, &mut part[..length]);
+        file.write_at(&[&part[..length]], at)?;
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Whether an error says that something ran out, which time or a person can change.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortage = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || error.raw_os_error().is_some_and(|code| shortage.iter().any(|errno| errno.raw_os_error() == code))
+}

@@ -1,0 +1,225 @@
+//! Recovery: from files to a running log. Reads what the disk holds, and not what a cache claims, checks every byte below the end of
+//! the log, rebuilds the index, and only then changes anything: seals off a write that was interrupted and sweeps what was never used.
+//! It never cuts, overwrites or repairs.
+
+use super::applier::Applier;
+use super::directory::{Lock, remove_all};
+use super::disk::Disk;
+use super::log::{Log, LogSegment};
+use super::manifest::{self, Listed, Manifest, State};
+use super::preparer::Preparer;
+use super::scan::{Scan, first_header};
+use super::segment::{HEADER_BLOCK, Segment, file_name, id_of};
+use super::stage::Stage;
+use super::store::Store;
+use super::tail::{self, Tail};
+use super::writer::{Edit, LogWriter};
+use super::{Options, batch};
+use crate::error::{Error, Result};
+use crate::raft::{EntryId, HardState, NodeId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::founding::{Founding, Identity};
+
+/// Everything that storage hands to a starting server.
+#[derive(Debug)]
+pub struct Opened {
+    /// The directory's files.
+    pub disk: Arc<dyn Disk>,
+    /// To be kept as long as the process may write.
+    pub lock: Lock,
+    /// Who this node is.
+    pub identity: Identity,
+    /// The cluster it belongs to.
+    pub founding: Founding,
+    /// The core's number for this node.
+    pub node: NodeId,
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// For the Raft thread.
+    pub log: Log,
+    /// For the Raft thread.
+    pub applier: Applier,
+    /// For the log writer's thread.
+    pub writer: LogWriter,
+    /// For the preparer's thread.
+    pub preparer: Preparer,
+    /// For everybody.
+    pub store: Arc<Store>,
+    /// The highest index known to be committed; applied already. Everything in the log is durable.
+    pub commit: u64,
+}
+
+/// What recovery makes.
+pub(super) struct Recovered {
+    pub(super) log: Log,
+    pub(super) applier: Applier,
+    pub(super) writer: LogWriter,
+    pub(super) preparer: Preparer,
+    pub(super) store: Arc<Store>,
+    pub(super) commit: u64,
+}
+
+/// The listed segments by what becomes of them.
+#[derive(Default)]
+struct Sorted {
+    /// Sealed, in log order.
+    sealed: Vec<(Arc<Segment>, Listed)>,
+    /// The open one that holds batches.
+    tail: Option<Arc<Segment>>,
+    /// Open and untouched.
+    prepared: VecDeque<Arc<Segment>>,
+    /// Open, holding nothing but an interrupted first write.
+    torn: Vec<u32>,
+}
+
+/// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
+pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Recovered> {
+    let sorted = sort(&writer, node)?;
+    let unlisted = find_unlisted(&writer)?;
+    let store = Arc::new(Store::default());
+    let base = writer.manifest.base;
+    let applier = Applier::new(Arc::clone(&store), base.index);
+    let mut scan = Scan::new(writer.cluster, base, writer.manifest.applied, Arc::clone(&store), applier);
+    for (segment, listed) in &sorted.sealed {
+        scan.sealed(segment, &listed.state)?;
+    }
+    let mut edits: Vec<Edit> = sorted.torn.iter().map(|id| Edit::Drop { id: *id }).collect();
+    let mut active = false;
+    if let Some(segment) = &sorted.tail {
+        match scan.tail(segment)? {
+            Tail::Untouched => active = true,
+            Tail::Torn => edits.push(end_of(scan.segments.back(), segment)),
+        }
+    }
+    active &= scan.segments.back().is_some();
+    let last = scan.last;
+    check_end(&scan, &writer.manifest, hard_state)?;
+    let Scan { segments, terms, configs, applier, chain, commit, unproved, .. } = scan;
+    writer.chain = chain;
+    if !edits.is_empty() {
+        writer.edit(&edits, commit)?;
+    }
+    sweep(&mut writer, &unlisted)?;
+    let listed_last = writer.manifest.last_id;
+    let next_id = unlisted.iter().filter_map(|name| id_of(name)).fold(listed_last, u32::max) + 1;
+    let preparer =
+        Preparer { disk: Arc::clone(&writer.disk), cluster: writer.cluster, node, segment_bytes: options.segment_bytes, next_id };
+    let mut log = Log {
+        store: Arc::clone(&store),
+        usual_capacity: options.segment_bytes.saturating_sub(HEADER_BLOCK + batch::HEADER_BYTES),
+        base,
+        terms,
+        configs,
+        segments,
+        active,
+        unproved: unproved && active,
+        durable: last.index,
+        in_flight: 0,
+        prepared: VecDeque::new(),
+        stage: Stage::default(),
+    };
+    sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
+    Ok(Recovered { log, applier, writer, preparer, store, commit })
+}
+
+/// Where a torn segment ends: behind its last valid batch, or without entries.
+fn end_of(scanned: Option<&LogSegment>, segment: &Segment) -> Edit {
+    match scanned.filter(|scanned| scanned.segment.id() == segment.id()) {
+        Some(scanned) => Edit::Seal { id: segment.id(), first: scanned.first, last: scanned.next() - 1, offset: scanned.end },
+        None => Edit::Drop { id: segment.id() },
+    }
+}
+
+/// Opens all listed segments, makes the open ones durable as they are, and tells them apart.
+fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
+    let mut sorted = Sorted::default();
+    for listed in &writer.manifest.segments {
+        if listed.state == State::Dropped {
+            continue;
+        }
+        let segment = Arc::new(Segment::open(&*writer.disk, listed.id, writer.cluster)?);
+        let header = segment.header();
+        if header.node != listed.node || header.node != node || header.length != listed.length {
+            let found = format!("{} bytes made by node {:032x}", header.length, header.node);
+            let reason = format!("its header says {found}, the manifest {} bytes made by node {:032x}", listed.length, listed.node);
+            return Err(super::corrupt(segment.name(), 0, reason));
+        }
+        if let State::Sealed { .. } = listed.state {
+            sorted.sealed.push((segment, *listed));
+            continue;
+        }
+        // A process that was killed before its sync, or whose sync failed, leaves bytes that only the cache holds. Nothing may be
+        // concluded from them.
+        let doing = |what: &str| format!("{what} {}/{}", writer.disk.path(), segment.name());
+        segment.file().sync().map_err(Error::io(doing("sync")))?;
+        segment.file().drop_cache(0).map_err(Error::io(doing("drop the cache of")))?;
+        sort_open(&mut sorted, segment)?;
+    }
+    sorted.sealed.sort_by_key(|(_, listed)| match listed.state {
+        State::Sealed { first, .. } => first,
+        _ => 0,
+    });
+    Ok(sorted)
+}
+
+fn sort_open(sorted: &mut Sorted, segment: Arc<Segment>) -> Result<()> {
+    if first_header(&segment)?.is_some() {
+        if let Some(other) = &sorted.tail {
+            let reason = format!("it holds a batch, although {} was never sealed", other.name());
+            return Err(super::corrupt(segment.name(), HEADER_BLOCK, reason));
+        }
+        sorted.tail = Some(segment);
+        return Ok(());
+    }
+    match tail::judge(&segment, HEADER_BLOCK, None)? {
+        Tail::Untouched => sorted.prepared.push_back(segment),
+        Tail::Torn => sorted.torn.push(segment.id()),
+    }
+    Ok(())
+}
+
+/// Segment files that the manifest does not know of: the preparer's process died before they were listed. None can hold a batch.
+fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
+    let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
+    let listed = |id| writer.manifest.segments.iter().any(|listed| listed.id == id);
+    let mut unlisted = Vec::new();
+    for name in names {
+        let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
+        let segment = Segment::open(&*writer.disk, id, writer.cluster)?;
+        if let Some(at) = tail::find_batch(&segment, HEADER_BLOCK)? {
+            return Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME)));
+        }
+        unlisted.push(name);
+    }
+    Ok(unlisted)
+}
+
+/// Whether the log reaches as far as other files prove that it did.
+fn check_end(scan: &Scan, manifest: &Manifest, hard_state: &HardState) -> Result<()> {
+    let EntryId { term, index } = scan.last;
+    if scan.commit > index {
+        let known = format!("entry {} was known to be committed, {} applied", scan.commit, manifest.applied);
+        return Err(super::corrupt(manifest::NAME, 0, format!("{known}, but the log ends at {}", scan.last)));
+    }
+    if term > hard_state.term {
+        let reason = format!("it says term {}, but the log holds entry {}", hard_state.term, scan.last);
+        return Err(super::corrupt(super::writer::HARD_STATE_NAME, 0, reason));
+    }
+    Ok(())
+}
+
+/// Removes files that hold nothing: dropped segments, then their entries in the manifest, and unlisted ones.
+fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
+    let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
+    let dropped = writer.manifest.segments.iter().filter(|listed| listed.state == State::Dropped);
+    let dropped: Vec<String> = dropped.map(|listed| file_name(listed.id)).collect();
+    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name));
+    remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;
+    if !dropped.is_empty() {
+        writer.manifest.segments.retain(|listed| listed.state != State::Dropped);
+        writer.write_manifest()?;
+    }
+    Ok(())
+}

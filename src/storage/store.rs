@@ -1,0 +1,150 @@
+//! The store: what reads see. Any thread looks keys up under a short lock and copies values after it, from the map or, until they are
+//! written, from the stage. It only ever shows applied entries, checks every value against its CRC, and never writes.
+
+use super::keydir::{Keydir, Value};
+use super::record::{self, Kind, Operation};
+use super::segment::Segment;
+use crate::error::Result;
+use parking_lot::{RwLock, RwLockWriteGuard};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A value's place, pinned: it can be read however the log and the index change meanwhile.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// Log index of the write that made the value.
+    pub version: u64,
+    /// Length of the value in bytes.
+    pub value_bytes: u32,
+    segment: Arc<Segment>,
+    offset: u32,
+    record_bytes: u32,
+}
+
+/// One page of a scan.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Keys in byte order with their values' places.
+    pub entries: Vec<(Box<[u8]>, Located)>,
+    /// Whether keys follow the last one.
+    pub more: bool,
+}
+
+/// The index and the segments that it points into.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) keydir: Keydir,
+    segments: HashMap<u32, Arc<Segment>>,
+}
+
+impl State {
+    /// The pinned place of a key's value.
+    pub(super) fn lookup(&self, key: &[u8]) -> Option<Located> {
+        self.keydir.get(key).map(|value| self.pin(value))
+    }
+
+    fn pin(&self, value: &Value) -> Located {
+        let segment = self.segments.get(&value.location.segment);
+        let segment = segment.unwrap_or_else(|| panic!("version {} is in a segment that was given up", value.version));
+        Located {
+            version: value.version,
+            value_bytes: value.value_bytes,
+            segment: Arc::clone(segment),
+            offset: value.location.offset,
+            record_bytes: value.location.bytes,
+        }
+    }
+}
+
+/// The applied state, shared by all threads.
+#[derive(Debug, Default)]
+pub struct Store {
+    state: RwLock<State>,
+    applied: AtomicU64,
+}
+
+impl Store {
+    /// Where the value of `key` stands, if the key is there.
+    pub fn lookup(&self, key: &[u8]) -> Option<Located> {
+        self.state.read().lookup(key)
+    }
+
+    /// Appends the value of `key` that `located` names to `out`. [`crate::error::Error::Corrupt`] if its bytes are not what was
+    /// written; then `out` is as it was.
+    pub fn read(&self, key: &[u8], located: &Located, out: &mut Vec<u8>) -> Result<()> {
+        let mut found = Err(String::new());
+        let mut copy = |bytes: &[u8]| found = value_in(bytes, located.version, key).map(|value| out.extend_from_slice(value));
+        let segment = &located.segment;
+        let there = segment.look(u64::from(located.offset), located.record_bytes as usize, &mut copy);
+        assert!(there, "version {} at {} of {segment:?} is neither staged nor written", located.version, located.offset);
+        found.map_err(|reason| super::corrupt(segment.name(), u64::from(located.offset), reason))
+    }
+
+    /// One page of the keys that start with `prefix` and come after `cursor` (empty: from the first one): at most `limit` of them, and
+    /// as many as an answer of `max_bytes` holds, but at least one while there is any. Shows one applied state.
+    pub fn scan(&self, prefix: &[u8], cursor: &[u8], limit: usize, max_bytes: usize, keys_only: bool) -> Page {
+        let state = self.state.read();
+        let mut page = Page::default();
+        let mut bytes = 0;
+        for (key, value) in state.keydir.page(prefix, cursor) {
+            // Lengths and version stand in front of each pair.
+            bytes += 16 + key.len() + if keys_only { 0 } else { value.value_bytes as usize };
+            if page.entries.len() >= limit.max(1) || (bytes > max_bytes && !page.entries.is_empty()) {
+                page.more = true;
+                break;
+            }
+            page.entries.push((key.into(), state.pin(value)));
+        }
+        page
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> u64 {
+        self.state.read().keydir.len() as u64
+    }
+
+    /// Log index of the last applied entry. What it covers can be looked up.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// For applying entries: readers wait meanwhile.
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write()
+    }
+
+    /// Called with the lock of [`Store::write`] held.
+    pub(super) fn set_applied(&self, index: u64) {
+        let before = self.applied.swap(index, Ordering::Release);
+        assert!(before <= index, "applied went back from {before} to {index}");
+    }
+
+    /// Locations in this segment may be applied from now on.
+    pub(super) fn register_segment(&self, segment: Arc<Segment>) {
+        self.state.write().segments.insert(segment.id(), segment);
+    }
+
+    /// No applied location is in this segment, and none will be.
+    pub(super) fn forget_segment(&self, id: u32) {
+        self.state.write().segments.remove(&id);
+    }
+}
+
+/// The value that the record in `bytes` gave to `key`; why not, if these are other bytes.
+fn value_in<'a>(bytes: &'a [u8], version: u64, key: &[u8]) -> std::result::Result<&'a [u8], String> {
+    let (record, length) = record::parse(bytes).map_err(|bad| format!("version {version} should stand here, found {bad:?}"))?;
+    if record.id.index != version || length != bytes.len() || record.kind != Kind::Command {
+        return Err(format!("version {version} should stand here, found entry {} of {length} bytes", record.id));
+    }
+    let mut value = None;
+    for operation in record::operations(record.payload) {
+        // The last operation on a key is the one that stands.
+        value = match operation {
+            Some(Operation::Set { key: other, value } | Operation::CompareAndSet { key: other, value, .. }) if other == key => Some(value),
+            Some(Operation::Delete { key: other }) if other == key => None,
+            _ => value,
+        };
+    }
+    value.ok_or_else(|| format!("version {version} does not set the key that points to it"))
+}
