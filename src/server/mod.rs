@@ -40,6 +40,7 @@ mod output;
 pub mod peers;
 mod raft_thread;
 mod reads;
+pub mod recovered;
 pub mod registry;
 pub mod replica;
 mod request;
