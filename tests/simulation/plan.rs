@@ -179,6 +179,8 @@ impl Plan {
         };
         if random.per_mille(30) {
             plan.value_bytes.1 = plan.segment_bytes * 2;
+            // A follower that has no room for a record of a segment of its own gets it again after this time only.
+            plan.settings.resend_ticks = 100;
         }
         plan.draw_faults(&mut Random::new(seed, 2));
         plan
