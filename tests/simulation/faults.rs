@@ -5,11 +5,16 @@ use apexkv::storage::disk::Disk;
 use apexkv::storage::simulated::{Effect, Errno, Fault as DiskFault, OperationKind};
 
 use super::node::position_of;
-use super::plan::{Death, Fault, MILLISECOND, Time};
+use super::plan::{Death, Fault, LEADER, MILLISECOND, Time};
 use super::world::{What, World};
 
 impl World {
-    pub(crate) fn strike(&mut self, fault: Fault) {
+    pub(crate) fn strike(&mut self, mut fault: Fault) {
+        if let Some(node) = fault.node_mut()
+            && *node == LEADER
+        {
+            *node = self.leader().unwrap_or(0);
+        }
         *self.counts.faults.entry(fault.kind()).or_default() += 1;
         match fault {
             Fault::Die { node, death, down } => self.die(node, death, Some(down)),
@@ -23,18 +28,13 @@ impl World {
                     self.die(node, death, Some(down + later));
                 }
             }
-            Fault::LeaderDies { death, down } => {
-                if let Some(node) = self.leader() {
-                    self.die(node, death, Some(down));
-                }
-            }
             Fault::Pause { node, time } => self.members[node].paused_until = self.now + time,
             Fault::Clock { node, per_mille } => self.members[node].set_clock(self.now, per_mille),
-            Fault::Cut { .. } | Fault::Partition { .. } | Fault::Reject { .. } | Fault::Slow { .. } | Fault::Break { .. } => {
-                self.strike_network(fault);
-            }
             Fault::Shutdown { node, down } => self.ask_to_stop(node, down),
-            _ => self.strike_disk(fault),
+            _ => {
+                self.strike_network(fault);
+                self.strike_disk(fault);
+            }
         }
     }
 
@@ -50,6 +50,16 @@ impl World {
         let apart = |mask: u64, from: usize, to: usize| from != to && (mask >> from & 1) != (mask >> to & 1);
         match fault {
             Fault::Cut { from, to, time } => self.network.block(from, to, self.now + time),
+            Fault::Isolate { node, deaf, mute, time } => {
+                for other in (0..nodes).filter(|other| *other != node) {
+                    if deaf {
+                        self.network.block(other, node, self.now + time);
+                    }
+                    if mute {
+                        self.network.block(node, other, self.now + time);
+                    }
+                }
+            }
             Fault::Slow { from, to, time, extra } => self.network.slow_down(from, to, self.now + time, extra),
             Fault::Partition { mask, time } | Fault::Reject { mask, time } => {
                 for from in 0..nodes {

@@ -17,6 +17,8 @@ struct Ghost {
     /// The terms of its entries.
     terms: Vec<u64>,
     durable: u64,
+    /// The terms of the entries that its disk holds, as its finished jobs have made them.
+    on_disk: Vec<u64>,
     commit: u64,
     applied: u64,
     /// Term and vote that its disk holds.
@@ -44,6 +46,8 @@ pub(crate) struct Oracle {
     votes: HashMap<(usize, u64), NodeId>,
     /// Terms of the committed entries.
     committed: Vec<u64>,
+    /// In which term each was seen committed first: every leader of a later term must hold it.
+    committed_in: Vec<u64>,
     pub(crate) model: Model,
     pub(crate) operations: Vec<Operation>,
     /// The highest position in the log that any answer has relied on.
@@ -66,6 +70,15 @@ impl Oracle {
     /// A job made this durable.
     pub(crate) fn stored(&mut self, node: usize, state: HardState) {
         self.nodes[node].hard_state = state;
+    }
+
+    /// A job wrote these entries and synced them.
+    pub(crate) fn written(&mut self, node: usize, entries: &[EntryId]) {
+        let Some(first) = entries.first() else { return };
+        let on_disk = &mut self.nodes[node].on_disk;
+        assert!(on_disk.len() as u64 + 1 >= first.index, "{node} writes {first} behind {} entries", on_disk.len());
+        on_disk.truncate(first.index as usize - 1);
+        on_disk.extend(entries.iter().map(|entry| entry.term));
     }
 
     /// A message is about to leave.
@@ -96,7 +109,8 @@ impl Oracle {
             assert!(found.hard_state.vote == Some(*vote), "{node} comes back with {:?} and has voted for {vote}", found.hard_state);
         }
         let told = ghost.told;
-        self.nodes[node] = Ghost { terms: Vec::new(), durable: last as u64, hard_state: found.hard_state, told, ..Ghost::default() };
+        let on_disk = found.terms.clone();
+        self.nodes[node] = Ghost { durable: last as u64, on_disk, hard_state: found.hard_state, told, ..Ghost::default() };
         for (position, entry) in found.terms.iter().enumerate() {
             self.append(node, position as u64 + 1, *entry);
         }
@@ -113,7 +127,7 @@ impl Oracle {
         let term = core.term();
         let other = *self.leaders.entry(term).or_insert(node);
         assert!(other == node, "{other} and {node} both lead term {term}");
-        for (position, committed) in self.committed.iter().enumerate() {
+        for (position, committed) in self.committed.iter().enumerate().filter(|(position, _)| self.committed_in[*position] < term) {
             let index = position as u64 + 1;
             let held = core.outline().term_of(index);
             assert!(held == Some(*committed), "{node} leads term {term} with {held:?} at {index}, where {committed} is committed");
@@ -159,10 +173,10 @@ impl Oracle {
             assert!(wrong.is_none(), "{node} holds another entry at {wrong:?} than before, below an equal one");
         }
         ghost.terms.truncate(kept as usize);
-        ghost.durable = core.durable();
         for index in kept + 1..=last {
             self.append(node, index, outline.term_of(index).unwrap_or(0));
         }
+        self.observe_durable(node, kept, core.durable());
         self.observe_commit(node, core);
         let applied = store.applied();
         assert!(applied <= core.commit(), "{node} has applied {applied} with commit {}", core.commit());
@@ -171,6 +185,16 @@ impl Oracle {
             self.nodes[node].applied = applied;
             self.model.compare(node, applied, store);
         }
+    }
+
+    /// What a node says to be durable must be on its disk; up to `kept` it was looked at before, as far as it was durable then.
+    fn observe_durable(&mut self, node: usize, kept: u64, durable: u64) {
+        let ghost = &mut self.nodes[node];
+        for index in ghost.durable.min(kept) as usize..durable as usize {
+            let (said, held) = (ghost.terms[index], ghost.on_disk.get(index));
+            assert!(held == Some(&said), "{node} takes {said}:{} for durable, and its disk holds {held:?} there", index + 1);
+        }
+        ghost.durable = durable;
     }
 
     fn observe_commit(&mut self, node: usize, core: &Node) {
@@ -182,17 +206,18 @@ impl Oracle {
             let term = self.nodes[node].terms[index as usize - 1];
             match self.committed.get(index as usize - 1) {
                 Some(known) => assert!(*known == term, "{node} commits {term}:{index}, others {known}:{index}"),
-                None => self.commit_next(node, EntryId { term, index }),
+                None => self.commit_next(node, EntryId { term, index }, core.term()),
             }
         }
     }
 
     /// An entry is seen committed for the first time.
-    fn commit_next(&mut self, node: usize, id: EntryId) {
+    fn commit_next(&mut self, node: usize, id: EntryId, term: u64) {
         let holds = |ghost: &&Ghost| ghost.durable >= id.index && ghost.terms.get(id.index as usize - 1) == Some(&id.term);
         let copies = self.nodes.iter().filter(holds).count();
         assert!(copies >= self.majority, "{node} commits {id}, which {copies} of {} nodes hold durably", self.nodes.len());
         self.committed.push(id.term);
+        self.committed_in.push(term);
         let operation = self.entries[&(id.index, id.term)].operation;
         if let Some(number) = operation {
             let operation = &mut self.operations[number];

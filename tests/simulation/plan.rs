@@ -25,7 +25,10 @@ pub(crate) enum Death {
     KeepAll,
 }
 
-/// One thing that goes wrong. Nodes are positions from 0.
+/// In place of a node: whoever leads at that moment.
+pub(crate) const LEADER: usize = 99;
+
+/// One thing that goes wrong. Nodes are positions from 0, or [`LEADER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// A process dies and is started again.
@@ -34,8 +37,6 @@ pub(crate) enum Fault {
     KillThenCut { node: usize, down: Time, alive: Time, death: Death },
     /// All die at once.
     Blackout { death: Death, down: Time },
-    /// The leader of that moment dies.
-    LeaderDies { death: Death, down: Time },
     /// All threads stand still.
     Pause { node: usize, time: Time },
     /// A clock runs at another speed from now on; 1000 is right.
@@ -46,6 +47,8 @@ pub(crate) enum Fault {
     Partition { mask: u64, time: Time },
     /// As above, and existing connections break at once.
     Reject { mask: u64, time: Time },
+    /// A node is heard by nobody, hears nobody, or both.
+    Isolate { node: usize, deaf: bool, mute: bool, time: Time },
     /// What is sent takes longer.
     Slow { from: usize, to: usize, time: Time, extra: Time },
     /// The connections of a pair, from one to the other, break.
@@ -67,6 +70,18 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Whom it hits, if it is one node.
+    pub(crate) fn node_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Fault::Die { node, .. } | Fault::KillThenCut { node, .. } | Fault::Pause { node, .. } | Fault::Clock { node, .. } => Some(node),
+            Fault::Isolate { node, .. } | Fault::SlowDisk { node, .. } | Fault::HungDisk { node, .. } => Some(node),
+            Fault::IoError { node, .. } | Fault::FullDisk { node, .. } | Fault::Shutdown { node, .. } => Some(node),
+            Fault::CutWhileStarting { node, .. } | Fault::Rot { node, .. } => Some(node),
+            Fault::Blackout { .. } | Fault::Cut { .. } | Fault::Partition { .. } | Fault::Reject { .. } => None,
+            Fault::Slow { .. } | Fault::Break { .. } => None,
+        }
+    }
+
     /// For counting.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -74,12 +89,12 @@ impl Fault {
             Fault::Die { .. } => "power cut",
             Fault::KillThenCut { .. } => "kill, then power cut",
             Fault::Blackout { .. } => "blackout",
-            Fault::LeaderDies { .. } => "leader death",
             Fault::Pause { .. } => "pause",
             Fault::Clock { .. } => "clock speed",
             Fault::Cut { .. } => "one-way cut",
             Fault::Partition { .. } => "partition",
             Fault::Reject { .. } => "partition with resets",
+            Fault::Isolate { .. } => "isolation",
             Fault::Slow { .. } => "slow link",
             Fault::Break { .. } => "broken connection",
             Fault::SlowDisk { .. } => "slow disk",
@@ -192,9 +207,14 @@ impl Plan {
             kinds.push(random.below(19));
         }
         let count = random.spread((1, 40));
+        // Some schedules are storms: a few moments at which much goes wrong within a second.
+        let storms: Vec<Time> = (0..random.below(4)).map(|_| random.below(self.time)).collect();
         let mut rotted = false;
         for _ in 0..count {
-            let at = random.below(self.time);
+            let at = match storms.is_empty() {
+                true => random.below(self.time),
+                false => random.pick(&storms) + random.spread((MILLISECOND, SECOND)),
+            };
             let fault = self.draw_fault(*random.pick(&kinds), random);
             // One good copy of everything must stay: only one node of three or more ever rots.
             if let Fault::Rot { .. } = fault {
@@ -209,8 +229,9 @@ impl Plan {
     }
 
     fn draw_fault(&self, kind: u64, random: &mut Random) -> Fault {
-        let node = random.below(self.nodes as u64) as usize;
-        let to = (node + 1 + random.below(self.nodes.max(2) as u64 - 1) as usize) % self.nodes;
+        let some = random.below(self.nodes as u64) as usize;
+        let node = if random.per_mille(400) { LEADER } else { some };
+        let to = (some + 1 + random.below(self.nodes.max(2) as u64 - 1) as usize) % self.nodes;
         let death = *random.pick(&[Death::Kill, Death::LoseAll, Death::Tear, Death::Tear, Death::KeepAll]);
         let down = random.spread((10 * MILLISECOND, 3 * SECOND));
         let time = random.spread((5 * MILLISECOND, 4 * SECOND));
@@ -219,21 +240,24 @@ impl Plan {
             0 | 1 => Fault::Die { node, death, down },
             2 => Fault::KillThenCut { node, down, alive: random.spread((100, SECOND)), death },
             3 => Fault::Blackout { death, down },
-            4 => Fault::LeaderDies { death, down },
+            4 => {
+                let (deaf, mute) = *random.pick(&[(true, true), (true, false), (false, true)]);
+                Fault::Isolate { node, deaf, mute, time }
+            }
             5 => Fault::Pause { node, time },
             6 => Fault::Clock { node, per_mille: random.between((500, 2_000)) },
-            7 => Fault::Cut { from: node, to, time },
+            7 => Fault::Cut { from: some, to, time },
             8 => Fault::Partition { mask, time },
             9 => Fault::Reject { mask, time },
-            10 => Fault::Slow { from: node, to, time, extra: random.spread((MILLISECOND, 400 * MILLISECOND)) },
-            11 => Fault::Break { from: node, to },
+            10 => Fault::Slow { from: some, to, time, extra: random.spread((MILLISECOND, 400 * MILLISECOND)) },
+            11 => Fault::Break { from: some, to },
             12 => Fault::SlowDisk { node, time, extra: random.spread((MILLISECOND, SECOND)) },
             13 => Fault::HungDisk { node, time: time * 2 },
             14 => Fault::IoError { node, nth: random.spread((1, 30)), down },
             15 => Fault::FullDisk { node, time },
             16 => Fault::Shutdown { node, down },
             17 => Fault::CutWhileStarting { node, after: random.spread((1, 40)), death, down },
-            _ => Fault::Rot { node, pick: random.number() },
+            _ => Fault::Rot { node: some, pick: random.number() },
         }
     }
 
@@ -263,7 +287,7 @@ fn settings(random: &mut Random) -> Settings {
         resend_ticks: 600,
         stall_ticks: 3_000,
         ban_ticks: 10_000,
-        append_bytes: random.spread((100, 1 << 20)),
+        append_bytes: if random.per_mille(300) { 100 } else { random.spread((100, 1 << 20)) },
         window_bytes: random.spread((200, 16 << 20)),
     }
 }

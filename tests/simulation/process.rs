@@ -2,7 +2,7 @@
 //! how much of it was done when the process died, are drawn from the seed.
 
 use apexkv::error::Error;
-use apexkv::raft::EntryId;
+use apexkv::raft::{EntryId, HardState};
 use apexkv::server::event::Event;
 use apexkv::server::identity::Refusal;
 use apexkv::server::replica::Actions;
@@ -11,6 +11,7 @@ use apexkv::storage::simulated::CrashPolicy;
 use apexkv::storage::writer::Job;
 
 use super::node::{Running, number_of, start};
+use super::oracle::Oracle;
 use super::plan::{Death, MILLISECOND, SECOND, Time};
 use super::world::{What, World};
 
@@ -129,11 +130,9 @@ impl World {
             self.counts.jobs_cut += 1;
             member.disk.clear_faults();
             member.disk.power_off_at(operations);
-            let state = if let Job::HardState { state, .. } = &job { Some(*state) } else { None };
-            if process.writer.run(job).is_ok()
-                && let Some(state) = state
-            {
-                self.oracle.stored(node, state);
+            let effect = DiskEffect::of(&job);
+            if process.writer.run(job).is_ok() {
+                effect.tell(node, &mut self.oracle);
             }
         }
         let member = &mut self.members[node];
@@ -314,13 +313,11 @@ impl World {
         let Some(process) = &mut self.members[node].process else { return };
         match process.running.take() {
             Some(Running::Before(job)) => {
-                let state = if let Job::HardState { state, .. } = &job { Some(*state) } else { None };
+                let effect = DiskEffect::of(&job);
                 match process.writer.run(job) {
                     Ok(completion) => {
                         process.running = Some(Running::Done(completion));
-                        if let Some(state) = state {
-                            self.oracle.stored(node, state);
-                        }
+                        effect.tell(node, &mut self.oracle);
                     }
                     Err(error) => self.fatal(node, &error),
                 }
@@ -404,5 +401,30 @@ impl World {
     pub(crate) fn note_refusal(&mut self, peer: usize, refusal: &Refusal) {
         let passing = matches!(refusal, Refusal::RolledBack { .. } | Refusal::OldCopy { .. });
         assert!(passing || self.members[peer].damaged, "{} is refused: {refusal}", number_of(peer));
+    }
+}
+
+/// What a job changes on the disk, for the oracle.
+enum DiskEffect {
+    HardState(HardState),
+    Entries(Vec<EntryId>),
+    Nothing,
+}
+
+impl DiskEffect {
+    fn of(job: &Job) -> DiskEffect {
+        match job {
+            Job::HardState { state, .. } => DiskEffect::HardState(*state),
+            Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
+            Job::Seal(_) | Job::List(_) => DiskEffect::Nothing,
+        }
+    }
+
+    fn tell(&self, node: usize, oracle: &mut Oracle) {
+        match self {
+            DiskEffect::HardState(state) => oracle.stored(node, *state),
+            DiskEffect::Entries(entries) => oracle.written(node, entries),
+            DiskEffect::Nothing => {}
+        }
     }
 }
