@@ -10,6 +10,7 @@
 //! An operation is a call that changes the disk, or a sync; operations are counted from 1, can be recorded, and can be made to fail.
 //! Reading, listing, opening and mapping are not operations.
 
+mod content;
 mod image;
 mod process;
 
@@ -294,7 +295,7 @@ impl SimulatedDisk {
     /// What of a file is durable; its name as the living process sees it.
     pub fn durable(&self, name: &str) -> io::Result<Vec<u8>> {
         let state = self.state();
-        Ok(state.image.inode(state.image.find(name)?).durable().to_vec())
+        Ok(state.image.inode(state.image.find(name)?).durable())
     }
 
     /// Changes the bits of `mask` in the byte at `offset`, cached and durable; `UnexpectedEof` behind the file's end.

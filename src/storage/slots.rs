@@ -201,10 +201,9 @@ impl Place {
 
     /// Reads one area. An area that the disk cannot read is bad like any other: its twin may be whole, and repairing rewrites it.
     fn read(&self, file: &dyn DiskFile, area: u64, area_bytes: u64) -> Result<Area> {
-        let mut bytes = vec![0; area_bytes as usize];
-        Ok(match file.read_at(&mut bytes, area * area_bytes) {
+        Ok(match read_slot(file, area * area_bytes, area_bytes) {
             Err(error) => Err(format!("it cannot be read: {error}")),
-            Ok(()) => match self.decode(&bytes, area) {
+            Ok(bytes) => match self.decode(&bytes, area, area_bytes) {
                 Err(Bad::Newer(version)) => {
                     let remedy = format!("this program reads up to version {VERSION}; use the program that wrote it, or a newer one");
                     return Err(Error::Directory(format!("{} has format version {version}: {remedy}", self.path)));
@@ -215,8 +214,8 @@ impl Place {
         })
     }
 
-    /// Parses the slot at the start of an area's bytes, whatever they are.
-    fn decode(&self, bytes: &[u8], area: u64) -> std::result::Result<Slot, Bad> {
+    /// Parses the slot at the start of an area, whatever its bytes are.
+    fn decode(&self, bytes: &[u8], area: u64, area_bytes: u64) -> std::result::Result<Slot, Bad> {
         let bad = |reason: String| Err(Bad::Slot(reason));
         if &bytes[..8] != MAGIC {
             return bad("there is no slot".into());
@@ -240,7 +239,7 @@ impl Place {
         if get_u32(bytes, 32) != self.name_crc {
             return bad("it belongs to a file of another name".into());
         }
-        if version != VERSION || capacity > CAPACITY_MAX || length > capacity || area_bytes(capacity) != bytes.len() as u64 {
+        if version != VERSION || capacity > CAPACITY_MAX || length > capacity || self::area_bytes(capacity) != area_bytes {
             return bad(format!("version {version} and a capacity of {capacity} bytes do not fit the file"));
         }
         Ok(Slot { generation, capacity, payload: bytes[HEADER..HEADER + length].to_vec() })
@@ -284,6 +283,18 @@ enum Bad {
     Slot(String),
     /// Whole, and of this newer version.
     Newer(u32),
+}
+
+/// Reads as much of the area at `offset` as the slot in it says to need, and at least its header's sector.
+fn read_slot(file: &dyn DiskFile, offset: u64, area_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; SECTOR];
+    file.read_at(&mut bytes, offset)?;
+    let wanted = slot_bytes(get_u32(&bytes, 28) as usize);
+    if wanted > SECTOR && wanted as u64 <= area_bytes {
+        bytes.resize(wanted, 0);
+        file.read_at(&mut bytes[SECTOR..], offset + SECTOR as u64)?;
+    }
+    Ok(bytes)
 }
 
 /// Which pair an area belongs to.

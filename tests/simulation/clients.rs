@@ -77,6 +77,11 @@ impl Client {
     }
 }
 
+/// Some clients stay with their leader while it answers; others look at every member, and meet a new leader first.
+fn roams(number: usize) -> bool {
+    number % 2 == 1
+}
+
 impl World {
     /// A client's turn: connects, gives up on what takes too long, sends the next batch.
     pub(crate) fn client_turn(&mut self, number: usize) {
@@ -91,6 +96,10 @@ impl World {
             return;
         }
         let writes = client.pending.len();
+        if roams(number) && client.idle() && self.random.per_mille(100) {
+            client.hang_up();
+            return;
+        }
         if client.barrier.is_none() && !client.lookups() && writes < self.plan.depth && !self.quiet {
             if client.pending.is_empty() {
                 client.since = self.now;
@@ -102,7 +111,7 @@ impl World {
     fn connect(&mut self, number: usize) -> bool {
         let hint = self.clients[number].hint.take();
         let node = match hint {
-            Some(node) if !self.random.per_mille(100) => node,
+            Some(node) if !self.random.per_mille(if roams(number) { 600 } else { 100 }) => node,
             _ => self.random.below(self.plan.nodes as u64) as usize,
         };
         let Some(process) = &self.members[node].process else { return false };

@@ -197,8 +197,40 @@ impl Plan {
             // A follower that has no room for a record of a segment of its own gets it again after this time only.
             plan.settings.resend_ticks = 100;
         }
-        plan.draw_faults(&mut Random::new(seed, 2));
+        if random.per_mille(250) {
+            plan.draw_hunt(&mut Random::new(seed, 2));
+        } else {
+            plan.draw_faults(&mut Random::new(seed, 2));
+        }
         plan
+    }
+
+    /// One leader after the other is hit, on a network so slow and with appends so small that entries reach a part of the members.
+    fn draw_hunt(&mut self, random: &mut Random) {
+        if random.per_mille(500) {
+            self.settings.append_bytes = 100;
+            self.settings.window_bytes = 200;
+            self.latency.1 = random.between((5 * MILLISECOND, 40 * MILLISECOND));
+        }
+        for node in 0..self.nodes {
+            self.faults.push((0, Fault::Clock { node, per_mille: random.between((1000, 2000)) }));
+        }
+        let mut at = random.between((100 * MILLISECOND, SECOND));
+        while at < self.time {
+            // A deposed leader whose clock is slow believes in itself for longer.
+            let per_mille = *random.pick(&[500, 700, 1000]);
+            self.faults.push((at, Fault::Clock { node: LEADER, per_mille }));
+            let time = random.between((50 * MILLISECOND, 900 * MILLISECOND));
+            let death = *random.pick(&[Death::Kill, Death::Tear, Death::LoseAll]);
+            let fault = match random.below(6) {
+                0 | 1 => Fault::Die { node: LEADER, death, down: time },
+                2 => Fault::Pause { node: LEADER, time },
+                3 => Fault::Isolate { node: LEADER, deaf: true, mute: false, time },
+                _ => Fault::Isolate { node: LEADER, deaf: true, mute: true, time },
+            };
+            self.faults.push((at, fault));
+            at += random.between((50 * MILLISECOND, 900 * MILLISECOND));
+        }
     }
 
     fn draw_faults(&mut self, random: &mut Random) {

@@ -4,6 +4,7 @@
 //! The unit that survives a power cut or not is the sector; a file's length and every change of the directory are units too. A file's
 //! entry in the directory and its content are independent: syncing one says nothing of the other.
 
+use super::content::Content;
 use rustix::io::Errno;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,9 +44,9 @@ pub(super) struct Inode {
     /// As last created or renamed.
     pub(super) name: String,
     /// What readers see.
-    cached: Vec<u8>,
+    cached: Content,
     /// What a power cut leaves.
-    durable: Vec<u8>,
+    durable: Content,
     /// Sectors that the next sync will write.
     dirty: BTreeSet<u64>,
     /// The next sync will make the length durable.
@@ -61,8 +62,9 @@ pub(super) struct Inode {
 /// What a sync that has begun will make durable.
 #[derive(Debug)]
 pub(super) struct Flush {
-    /// With their content when it began.
-    sectors: Vec<(u64, Vec<u8>)>,
+    sectors: Vec<u64>,
+    /// What they held when it began.
+    content: Content,
     length: Option<usize>,
 }
 
@@ -108,7 +110,7 @@ impl DiskImage {
         }
         self.last_inode += 1;
         let inode = self.last_inode;
-        self.inodes.insert(inode, Inode::new(name, Vec::new()));
+        self.inodes.insert(inode, Inode::new(name, &[]));
         self.change(Change::Create { name: name.into(), inode });
         Ok(inode)
     }
@@ -200,7 +202,7 @@ impl DiskImage {
     /// Puts a file there, durable with its name, in place of what stood there.
     pub(super) fn put(&mut self, name: &str, content: &[u8]) {
         self.last_inode += 1;
-        self.inodes.insert(self.last_inode, Inode::new(name, content.to_vec()));
+        self.inodes.insert(self.last_inode, Inode::new(name, content));
         self.entries.insert(name.into(), self.last_inode);
         self.durable_entries.insert(name.into(), self.last_inode);
     }
@@ -216,8 +218,8 @@ impl DiskImage {
 }
 
 impl Inode {
-    fn new(name: &str, content: Vec<u8>) -> Inode {
-        let name = name.into();
+    fn new(name: &str, content: &[u8]) -> Inode {
+        let (name, content) = (name.into(), Content::new(content));
         let (dirty, stale, unreadable) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         Inode { name, cached: content.clone(), durable: content, dirty, length_dirty: false, stale, unreadable, handles: Arc::new(()) }
     }
@@ -226,12 +228,12 @@ impl Inode {
         self.cached.len() as u64
     }
 
-    pub(super) fn durable(&self) -> &[u8] {
-        &self.durable
+    pub(super) fn durable(&self) -> Vec<u8> {
+        self.durable.to_vec()
     }
 
     fn grow(&mut self, length: u64) {
-        self.cached.resize(length as usize, 0);
+        self.cached.resize(length as usize);
         self.length_dirty = true;
     }
 
@@ -243,7 +245,7 @@ impl Inode {
         if end > self.length() {
             self.grow(end);
         }
-        self.cached[offset as usize..end as usize].copy_from_slice(bytes);
+        self.cached.write(bytes, offset as usize);
         for sector in offset / SECTOR..end.div_ceil(SECTOR) {
             self.dirty.insert(sector);
             self.stale.remove(&sector);
@@ -259,36 +261,40 @@ impl Inode {
         if self.unreadable.range(offset / SECTOR..end.div_ceil(SECTOR)).next().is_some() {
             return Err(Errno::IO.into());
         }
-        buffer.copy_from_slice(&self.cached[offset as usize..end as usize]);
+        self.cached.read(buffer, offset as usize);
         Ok(())
     }
 
     pub(super) fn begin_sync(&self) -> Flush {
-        let sectors = self.dirty.iter().map(|sector| (*sector, self.cached[self.range(*sector, SECTOR)].to_vec())).collect();
-        Flush { sectors, length: self.length_dirty.then_some(self.cached.len()) }
+        let sectors = self.dirty.iter().copied().collect();
+        Flush { sectors, content: self.cached.clone(), length: self.length_dirty.then_some(self.cached.len()) }
     }
 
     /// Makes durable what was there when the sync began; what was written since stays dirty.
     pub(super) fn complete_sync(&mut self, flush: Flush) {
-        for (sector, content) in flush.sectors {
-            let start = (sector * SECTOR) as usize;
-            let end = start + content.len();
-            if self.durable.len() < end {
-                self.durable.resize(end, 0);
-            }
-            self.durable[start..end].copy_from_slice(&content);
-            if self.cached[self.range(sector, SECTOR)] == content {
+        let mut next = 0;
+        while let Some(first) = flush.sectors.get(next) {
+            // Neighbours go together, so that whole pages can be shared.
+            let run = flush.sectors[next..].iter().zip(*first..).take_while(|(sector, expected)| **sector == *expected).count();
+            let start = (first * SECTOR) as usize;
+            let end = (start + run * SECTOR as usize).min(flush.content.len());
+            self.durable.take(&flush.content, start, end.saturating_sub(start));
+            next += run;
+        }
+        for sector in flush.sectors {
+            let range = self.range(sector, SECTOR);
+            if range.is_empty() || self.cached.equals(&self.durable, range.start, range.len()) {
                 self.dirty.remove(&sector);
             }
         }
         let length = flush.length.unwrap_or(0).max(self.durable.len());
-        self.durable.resize(length, 0);
+        self.durable.resize(length);
         self.length_dirty &= self.durable.len() < self.cached.len();
     }
 
     /// What the kernel does when the device refuses: the pages count as clean, and their content is not on the device.
     pub(super) fn fail_sync(&mut self, flush: Flush) {
-        self.stale.extend(flush.sectors.iter().map(|(sector, _)| sector).filter(|sector| self.dirty.remove(sector)));
+        self.stale.extend(flush.sectors.iter().filter(|sector| self.dirty.remove(sector)));
         self.length_dirty &= flush.length.is_none();
     }
 
@@ -301,17 +307,16 @@ impl Inode {
     /// Makes the first `bytes` of a written sector durable.
     fn keep(&mut self, sector: u64, bytes: u64) {
         let range = self.range(sector, bytes);
-        if self.durable.len() < range.end {
-            self.durable.resize(range.end, 0);
-        }
-        self.durable[range.clone()].copy_from_slice(&self.cached[range]);
+        self.durable.take(&self.cached, range.start, range.len());
     }
 
     pub(super) fn drop_cache(&mut self, offset: u64) {
         for sector in self.stale.split_off(&(offset / PAGE * PAGE / SECTOR)) {
-            for at in (sector * SECTOR) as usize..((sector + 1) * SECTOR).min(self.length()) as usize {
-                self.cached[at] = self.durable.get(at).copied().unwrap_or(0);
-            }
+            let range = self.range(sector, SECTOR);
+            let mut bytes = vec![0; range.len()];
+            let there = self.durable.len().saturating_sub(range.start).min(bytes.len());
+            self.durable.read(&mut bytes[..there], range.start.min(self.durable.len()));
+            self.cached.write(&bytes, range.start);
         }
     }
 
@@ -334,7 +339,7 @@ impl Inode {
             }
         }
         let length = length.max(self.durable.len());
-        self.durable.resize(length, 0);
+        self.durable.resize(length);
         self.cached.clone_from(&self.durable);
         self.length_dirty = false;
         self.stale.clear();
@@ -342,14 +347,24 @@ impl Inode {
 
     /// Lets `damage` change a range of the content, cached and (where it reaches there) durable, by whatever else than our writes.
     pub(super) fn damage(&mut self, offset: usize, length: usize, damage: impl Fn(&mut [u8])) -> io::Result<()> {
-        damage(self.cached.get_mut(offset..offset + length).ok_or(io::ErrorKind::UnexpectedEof)?);
-        self.durable.get_mut(offset..offset + length).map(damage);
+        if offset + length > self.cached.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for content in [&mut self.cached, &mut self.durable] {
+            if offset + length <= content.len() {
+                let mut bytes = vec![0; length];
+                content.read(&mut bytes, offset);
+                damage(&mut bytes);
+                content.write(&bytes, offset);
+            }
+        }
         Ok(())
     }
 
     pub(super) fn truncate(&mut self, length: u64) {
-        self.cached.truncate(length as usize);
-        self.durable.truncate(length as usize);
+        for content in [&mut self.cached, &mut self.durable] {
+            content.resize(content.len().min(length as usize));
+        }
         for set in [&mut self.dirty, &mut self.stale, &mut self.unreadable] {
             set.split_off(&length.div_ceil(SECTOR));
         }
