@@ -4,15 +4,19 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 # Flags for the programs behind the targets, for example: make chaos ARGS="--duration 30s --writers 4"
 ARGS ?=
+# How many schedules `make sim` runs, and the first seed; each has its own number, so that another FIRST is another run.
+SEEDS ?= 100000
+FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check cluster kill-leader demo chaos bench install clean
+.PHONY: help cargo build test check sim cluster kill-leader demo chaos bench install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
 	@echo 'make test         run all tests'
 	@echo 'make check        format, lints, documentation and all tests; warnings are errors'
+	@echo 'make sim          simulate SEEDS=$(SEEDS) clusters with faults of all kinds, from seed FIRST=$(FIRST) on'
 	@echo 'make cluster      three nodes in this terminal, clients at localhost:9001 to 9003'
 	@echo 'make kill-leader  kill -9 the leader of the running cluster'
 	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
@@ -38,6 +42,9 @@ check: cargo
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --workspace
+
+sim: cargo
+	@APEXKV_PROGRESS=1 APEXKV_SEEDS=$(SEEDS) APEXKV_FIRST=$(FIRST) $(CARGO) test --release -p apexkv --test simulation no_seed -- --nocapture
 
 cluster: build
 	@$(BIN)/apexkv-chaos cluster $(ARGS)

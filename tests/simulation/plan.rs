@@ -158,7 +158,7 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Plan {
         let mut random = Random::new(seed, 1);
         let nodes = *random.pick(&[1, 3, 3, 3, 3, 5, 5]);
-        let time = random.between((2, 8)) * SECOND;
+        let time = random.between((1, 5)) * SECOND;
         let harsh = random.per_mille(250);
         let tight = random.per_mille(300);
         let mut plan = Plan {

@@ -34,15 +34,8 @@ pub(crate) struct Failure {
 /// Runs a plan.
 pub(crate) fn run(plan: &Plan) -> Result<Report, Failure> {
     listen_to_panics();
-    let now = std::cell::Cell::new(0);
     let mut world = None;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let world = world.insert(World::new(plan.clone()));
-        let report = play(world);
-        now.set(world.now);
-        report
-    }));
-    // A run that broke off leaves members in any state; they are forgotten, not dropped in order.
+    let outcome = catch_unwind(AssertUnwindSafe(|| play(world.insert(World::new(plan.clone())))));
     let now = world.as_ref().map_or(0, |world| world.now);
     outcome.map_err(|_| Failure { message: LAST_PANIC.take(), now })
 }
@@ -61,7 +54,12 @@ fn listen_to_panics() {
             if name.starts_with("seeds") {
                 let place = info.location().map_or(String::new(), |place| format!("{}:{}", place.file(), place.line()));
                 let text = info.payload_as_str().unwrap_or("a panic without words");
-                LAST_PANIC.set(format!("{text} ({place})"));
+                // A second one before the first was dealt with ends the process: then all must be said now.
+                let before = LAST_PANIC.replace(format!("{text} ({place})"));
+                if !before.is_empty() {
+                    eprintln!("{before}; and then");
+                    usual(info);
+                }
             } else {
                 usual(info);
             }

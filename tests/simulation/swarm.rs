@@ -9,7 +9,7 @@ use super::run::{Failure, Report, kept, run, shrink};
 use super::world::Counts;
 
 /// Seeds of a test run that names no number.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 2000;
 /// Most runs that cutting a failing schedule down may take.
 const SHRINKING_RUNS: usize = 300;
 
@@ -102,7 +102,7 @@ fn replay(seed: u64) {
 #[test]
 fn no_seed_violates_anything() {
     if let Some(seed) = setting("APEXKV_SEED") {
-        return on_a_quiet_thread(move || replay(seed));
+        return on_its_own_thread(move || replay(seed));
     }
     let first = setting("APEXKV_FIRST").unwrap_or(0);
     let seeds = setting("APEXKV_SEEDS").unwrap_or(SEEDS);
@@ -150,9 +150,11 @@ fn add(total: &Mutex<Total>, report: &Report, seeds: u64, begun: Instant, progre
     }
 }
 
-fn on_a_quiet_thread(work: impl FnOnce() + Send) {
+fn on_its_own_thread(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
-        scope.spawn(work).join().expect("the replay holds");
+        let thread = std::thread::Builder::new().name("replay".to_owned());
+        let replay = thread.spawn_scoped(scope, work).expect("the system gives the test its threads");
+        assert!(replay.join().is_ok(), "the seed fails, see above");
     });
 }
 

@@ -30,7 +30,7 @@ impl Content {
         self.pages.resize(length.div_ceil(PAGE), None);
         if let Some(Some(page)) = self.pages.last_mut()
             && length < self.length
-            && length % PAGE != 0
+            && !length.is_multiple_of(PAGE)
         {
             Arc::make_mut(page)[length % PAGE..].fill(0);
         }
