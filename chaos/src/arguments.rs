@@ -82,7 +82,7 @@ pub(crate) struct LoadArguments {
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// After this time without an answer a write counts as unknown, and the writer goes on at another node
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
     pub(crate) attempt_timeout: Duration,
     /// How long reading back may go without any success before it gives up
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]

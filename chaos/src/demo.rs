@@ -3,7 +3,7 @@
 
 use crate::arguments::{LoadArguments, ScratchArguments};
 use crate::cluster::scratch::Scratch;
-use crate::error::{EXIT_OK, Error};
+use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error};
 use crate::load::session::{Load, Settings, client, random_prefix};
 use crate::load::{report, verify};
 use crate::screen::{Colour, Screen, short_endpoint, short_time};
@@ -29,7 +29,7 @@ pub(crate) fn demo(arguments: &ScratchArguments) -> Result<u8, Error> {
     let started = Instant::now();
     let mut scratch = Scratch::start(arguments, &stop)?;
     let result = show(&mut scratch, &stop, &screen, started);
-    if !matches!(result, Ok(EXIT_OK)) {
+    if !matches!(result, Ok(EXIT_OK | EXIT_INTERRUPTED)) {
         scratch.keep_folder();
         screen.line(format_args!("The scratch folder stays: {}", scratch.folder().display()));
     }
@@ -37,7 +37,9 @@ pub(crate) fn demo(arguments: &ScratchArguments) -> Result<u8, Error> {
 }
 
 fn show(scratch: &mut Scratch, stop: &Stop, screen: &Arc<Screen>, started: Instant) -> Result<u8, Error> {
-    scratch.wait_ready(stop)?;
+    if !scratch.wait_ready(stop)? {
+        return Ok(EXIT_INTERRUPTED);
+    }
     let leader = scratch.leader().map_or_else(|| "a node".to_owned(), |node| short_endpoint(&scratch.client(node)).to_owned());
     screen.line(format_args!("{} nodes are up after {}; {leader} leads", scratch.len(), short_time(started.elapsed())));
     show_commands(scratch, screen)?;
@@ -61,8 +63,14 @@ fn show(scratch: &mut Scratch, stop: &Stop, screen: &Arc<Screen>, started: Insta
 }
 
 fn settings(endpoints: Vec<String>) -> Settings {
-    let load =
-        LoadArguments { writers: 4, keys: 1_000, rate: None, attempt_timeout: Duration::from_secs(1), patience: PATIENCE, verbose: false };
+    let load = LoadArguments {
+        writers: 4,
+        keys: 1_000,
+        rate: None,
+        attempt_timeout: Duration::from_millis(500),
+        patience: PATIENCE,
+        verbose: false,
+    };
     Settings { prefix: random_prefix(), show_events: false, ..load.settings(endpoints, rand::random()) }
 }
 
@@ -112,5 +120,5 @@ fn kill_one_leader(kill: usize, scratch: &mut Scratch, load: &Load, screen: &Scr
     let text = screen.paint(Colour::Green, format_args!("writes go on via {new} after {after}"));
     screen.line(format_args!("  {kill}. kill -9 {pid:<7} (leader {old})   {text}"));
     scratch.restart(victim)?;
-    scratch.wait_ready(stop)
+    scratch.wait_ready(stop).map(drop)
 }

@@ -8,7 +8,7 @@ pub(crate) const EXIT_OK: u8 = 0;
 pub(crate) const EXIT_VIOLATION: u8 = 1;
 /// The cluster could not be reached, so nothing is proved.
 pub(crate) const EXIT_UNREACHABLE: u8 = 4;
-/// Ended by a second Ctrl-C.
+/// Ended by a second Ctrl-C, or by the first before there was anything to verify.
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// The text is one sentence that names the thing and the remedy.

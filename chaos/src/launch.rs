@@ -29,7 +29,8 @@ pub(crate) fn launch(arguments: &ClusterArguments) -> Result<u8, Error> {
     }
     let ports: Vec<u16> = (0..arguments.nodes).map(|node| arguments.base_port + node).collect();
     let members = members("localhost", &ports, &arguments.data_dir);
-    check_free(&members, "choose other ports with --base-port, for example 18001")?;
+    let other = if arguments.base_port < 50_000 { arguments.base_port + 10_000 } else { 8_001 };
+    check_free(&members, &format!("choose other ports, for example with --base-port {other}"))?;
     let stop = Stop::install()?;
     let screen = Arc::new(Screen::new(Arc::clone(&stop), false));
     let cluster = Cluster::new(server, members);

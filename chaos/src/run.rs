@@ -2,7 +2,7 @@
 
 use crate::arguments::RunArguments;
 use crate::cluster::scratch::Scratch;
-use crate::error::Error;
+use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error};
 use crate::load::session::Load;
 use crate::load::{report, verify};
 use crate::schedule::{Fault, Kind, Victim, schedule};
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8, Error> {
     screen.line(format_args!("Seed {seed}: {} faults in {} on {nodes} nodes", faults.len(), short_time(arguments.duration)));
     screen.line(format_args!("Scratch folder {folder}"));
     let result = break_and_judge(arguments, seed, &faults, &mut scratch, &stop, &screen);
-    if !matches!(result, Ok(0)) {
+    if !matches!(result, Ok(EXIT_OK | EXIT_INTERRUPTED)) {
         scratch.keep_folder();
         screen.line(format_args!("The scratch folder stays: {}", scratch.folder().display()));
         screen.line(format_args!("Repeat the schedule with --seed {seed}"));
@@ -41,14 +41,16 @@ fn break_and_judge(
     stop: &Stop,
     screen: &Arc<Screen>,
 ) -> Result<u8, Error> {
-    scratch.wait_ready(stop)?;
+    if !scratch.wait_ready(stop)? {
+        return Ok(EXIT_INTERRUPTED);
+    }
     let settings = arguments.load.settings(scratch.endpoints(), seed);
     let load = Load::start(settings.clone(), screen)?;
     let mut nemesis = Nemesis { scratch, load, stop, screen, started: Instant::now() };
     let struck = nemesis.carry_out(faults, arguments.duration);
     let mut evidence = nemesis.load.finish();
     // A node that died by itself is the finding; what can still be read says how bad it is.
-    let settled = struck.and_then(|()| scratch.wait_ready(stop));
+    let settled = struck.and_then(|()| scratch.wait_ready(stop).map(drop));
     let read_back = verify::read_back(&mut evidence, &settings, arguments.load.patience);
     let verdict = report::print(screen, &settings, &evidence, &read_back);
     settled.and_then(|()| scratch.shut_down())?;

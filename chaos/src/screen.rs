@@ -117,7 +117,7 @@ pub(crate) fn short_time(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1e3;
     match milliseconds {
         ..10.0 => format!("{milliseconds:.2} ms"),
-        10.0..10_000.0 => format!("{milliseconds:.0} ms"),
+        10.0..1_000.0 => format!("{milliseconds:.0} ms"),
         _ => format!("{:.1} s", milliseconds / 1e3),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::arguments::WithClusterArguments;
 use crate::cluster::scratch::Scratch;
-use crate::error::Error;
+use crate::error::{EXIT_INTERRUPTED, Error};
 use crate::stop::Stop;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,11 +15,10 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) fn with_cluster(arguments: &WithClusterArguments) -> Result<u8, Error> {
     let stop = Stop::install()?;
     let mut scratch = Scratch::start(&arguments.scratch, &stop)?;
-    let result = scratch.wait_ready(&stop).and_then(|()| run_command(arguments, &mut scratch));
-    if result.is_err() {
-        scratch.keep_folder();
+    if !scratch.wait_ready(&stop).inspect_err(|_| scratch.keep_folder())? {
+        return Ok(EXIT_INTERRUPTED);
     }
-    let status = result?;
+    let status = run_command(arguments, &mut scratch).inspect_err(|_| scratch.keep_folder())?;
     scratch.shut_down().inspect_err(|_| scratch.keep_folder())?;
     // As a shell reports it.
     Ok(status.code().or(status.signal().map(|signal| 128 + signal)).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))

@@ -39,7 +39,7 @@ pub fn write(out: &mut Vec<u8>, head: impl FnOnce(&mut Vec<u8>), records: impl F
     head(out);
     let head_length = out.len() - start - PREFIX_BYTES;
     let records_start = out.len();
-    let outcome = records(out).and_then(|()| check_lengths(head_length, out.len() - records_start));
+    let outcome = records(out).and_then(|()| check_lengths(head_length, out.len() - records_start, RECORDS_MAX));
     if let Err(error) = outcome {
         out.truncate(start);
         return Err(error);
@@ -61,6 +61,15 @@ pub fn head_only(head: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>> {
 
 /// Reads one frame. `None` when the stream ends exactly between two frames.
 pub fn read(stream: &mut impl Read) -> Result<Option<Frame>> {
+    read_with(stream, RECORDS_MAX)
+}
+
+/// Reads one frame of somebody who has not been admitted yet: one with records is refused before they are read.
+pub fn read_head(stream: &mut impl Read) -> Result<Option<Frame>> {
+    read_with(stream, 0)
+}
+
+fn read_with(stream: &mut impl Read, records_max: usize) -> Result<Option<Frame>> {
     let mut prefix = [0; PREFIX_BYTES];
     match read_start(stream, &mut prefix)? {
         0 => return Ok(None),
@@ -69,7 +78,7 @@ pub fn read(stream: &mut impl Read) -> Result<Option<Frame>> {
     }
     let word = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
     let (head_length, records_length) = (word(0) as usize, word(4) as usize);
-    check_lengths(head_length, records_length)?;
+    check_lengths(head_length, records_length, records_max)?;
     let mut head = vec![0; head_length];
     fill(stream, &mut head)?;
     let (expected, found) = (frame_crc(&prefix[..8], &head), word(8));
@@ -79,12 +88,12 @@ pub fn read(stream: &mut impl Read) -> Result<Option<Frame>> {
     Ok(Some(Frame { head, records: read_records(stream, records_length)? }))
 }
 
-fn check_lengths(head: usize, records: usize) -> Result<()> {
+fn check_lengths(head: usize, records: usize, records_max: usize) -> Result<()> {
     if head == 0 || head > HEAD_MAX {
         return Err(Error::Protocol(format!("a frame's head of {head} bytes, which may have 1 to {HEAD_MAX}")));
     }
-    if records > RECORDS_MAX {
-        return Err(Error::Protocol(format!("a frame with {records} bytes of records, which may have {RECORDS_MAX}")));
+    if records > records_max {
+        return Err(Error::Protocol(format!("a frame with {records} bytes of records, which may have {records_max}")));
     }
     Ok(())
 }

@@ -177,6 +177,13 @@ fn an_announced_length_reserves_nothing() {
 }
 
 #[test]
+fn a_stranger_cannot_send_records() {
+    let (envelope, records) = append(4, EntryId::default(), &[1]);
+    let bytes = bytes_of(&envelope, &records);
+    assert!(matches!(frame::read_head(&mut Cursor::new(&bytes[..frame::PREFIX_BYTES])), Err(Error::Protocol(_))));
+}
+
+#[test]
 fn records_that_do_not_follow_are_refused() {
     let refused = |term: u64, prev: EntryId, records: &[u8], count: u64| {
         let mut entries = Entries::default();

@@ -99,6 +99,9 @@ impl Node {
         {
             candidacy.note(from, granted);
             self.count_votes();
+            if !granted {
+                self.suspect_again();
+            }
         }
     }
 
@@ -121,10 +124,7 @@ impl Node {
             // Without room for its no-op a leader could do nothing but hold the others up.
             (Phase::Vote, true, _) if self.able => self.become_leader(),
             (Phase::Vote, true, _) => self.retire(),
-            (Phase::PreVote, _, true) => {
-                self.retire();
-                self.suspect_again();
-            }
+            (Phase::PreVote, _, true) => self.retire(),
             (Phase::Vote, _, true) => {
                 self.failed_elections += 1;
                 self.retire();

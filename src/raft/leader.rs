@@ -289,7 +289,7 @@ impl Node {
         self.hear_follower(from, round);
         let (common, heartbeat) = (self.outline.hint(hint).index, self.settings.heartbeat_ticks);
         let Some(progress) = self.progress_mut(from) else { return };
-        let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index + 1 != progress.next);
+        let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index != progress.next - 1);
         if !stale {
             // A follower that was in step and stands still has lost appends or has no room: going on at once would send a window of
             // bytes with every round trip until it has.

@@ -405,8 +405,10 @@ impl Node {
         self.stalled = stalled;
     }
 
-    /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it.
+    /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it. Like a write of records, the
+    /// files are switched in only while [`Node::may_write`].
     pub fn snapshot_installed(&mut self, last: EntryId, config: Config) {
+        assert!(last.term <= self.stored.term, "files of term {} are installed before it is durable", last.term);
         let watch = Watch::of(self);
         if last.index > self.commit {
             if self.outline.contains(last) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::acceptor::Pending;
 use super::event::Incoming;
-use super::identity::{Refusal, Verdict};
+use super::identity::{Refusal, Verdict, judge};
 use super::registry::Age;
 use super::shared::Shared;
 use super::sockets::{Limited, Timing, describe_error, prepare};
@@ -41,6 +41,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     }
     let opened = Instant::now();
     shared.notices.settled(&format!("refused {}", hello.id));
+    shared.notices.settled(&format!("doubted {}", hello.id));
     log::debug!("{} link from {} is open: boot {}, term {}, last {}", name(hello.link), hello.id, hello.boot, hello.term, hello.last);
     // The peer lives: whoever pauses before dialing it again need not wait longer.
     shared.kick(peer);
@@ -56,7 +57,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
 /// Reads a stranger's first frame, within the time limit of the whole exchange.
 pub fn read_hello(stream: &TcpStream, timing: &Timing) -> Result<Hello> {
     prepare(stream, timing).map_err(Error::io("prepare a connection"))?;
-    match frame::read(&mut Limited::new(stream, timing.handshake))? {
+    match frame::read_head(&mut Limited::new(stream, timing.handshake))? {
         None => Err(Error::Protocol("nothing was said".to_owned())),
         Some(frame) => match Greeting::decode(&frame)? {
             Greeting::Hello(hello) => Ok(*hello),
@@ -75,7 +76,7 @@ pub fn answer(stream: &TcpStream, timing: &Timing, greeting: &Greeting) -> Resul
 /// that one side refuses never counts as open on the other.
 fn welcome(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Result<()> {
     answer(stream, &shared.timing, &Greeting::Welcome(Box::new(shared.hello(hello.link))))?;
-    match frame::read(&mut Limited::new(stream, shared.timing.handshake))?.map(peer::decode).transpose()? {
+    match frame::read_head(&mut Limited::new(stream, shared.timing.handshake))?.map(peer::decode).transpose()? {
         Some(peer::Said::Keepalive) => Ok(()),
         Some(peer::Said::Message { .. }) => Err(Error::Protocol("a message before the welcome was acknowledged".to_owned())),
         None => Err(Error::Protocol("it closed the connection".to_owned())),
@@ -109,7 +110,8 @@ fn stranger(shared: &Shared, stream: &TcpStream, error: &Error) {
 
 /// An empty node asks: it gets the founding record, and judges itself by it.
 fn show_record(shared: &Shared, stream: &TcpStream, hello: &Hello) {
-    let verdict = shared.marks.judge(shared.standing(), shared.peer_of(&hello.id), hello, &shared.view);
+    let mark = shared.marks.of(shared.peer_of(&hello.id), &shared.view);
+    let verdict = judge(shared.standing(), mark.as_ref(), hello);
     if let Verdict::Refuse(refusal) = &verdict {
         complain(shared, refusal, hello);
     }
@@ -145,6 +147,11 @@ fn admit(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Option<NodeId> {
 /// Says why a peer is refused, once per change. Strangers choose their own names, so they share one subject and its throttle.
 fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
     if matches!(refusal, Refusal::Unfounded { .. }) {
+        return;
+    }
+    // What a peer says on one link may overtake its hello on another, which then looks old. It dials again within milliseconds, so only a
+    // second time in a row is news.
+    if matches!(refusal, Refusal::RolledBack { .. }) && shared.notices.changed(&format!("doubted {}", hello.id), "") {
         return;
     }
     let known = shared.peer_of(&hello.id).is_some() || hello.id == shared.id;

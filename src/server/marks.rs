@@ -48,10 +48,9 @@ impl Marks {
         Ok(Marks { table: Mutex::new(Table { now, stored }), file: Mutex::new(file) })
     }
 
-    /// Judges a peer without remembering anything.
-    pub fn judge(&self, ours: Standing<'_>, peer: Option<NodeId>, hello: &Hello, view: &PeerView) -> Verdict {
-        let mut table = self.table.lock();
-        judge(ours, table.current(peer, view), hello)
+    /// What is remembered of a peer now; `None` if it is no member.
+    pub fn of(&self, peer: Option<NodeId>, view: &PeerView) -> Option<Mark> {
+        self.table.lock().current(peer, view).copied()
     }
 
     /// Judges a peer whose words are to count from now on. When it is accepted, its identity and term are durable at return. An error

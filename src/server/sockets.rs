@@ -102,7 +102,7 @@ pub fn greet(stream: &TcpStream, hello: Hello, limit: Duration) -> Result<Greeti
     let mut limited = Limited::new(stream, limit);
     let hello = Greeting::Hello(Box::new(hello)).encode()?;
     limited.write_all(&hello).map_err(Error::io("send the hello"))?;
-    match frame::read(&mut limited)? {
+    match frame::read_head(&mut limited)? {
         Some(frame) => Greeting::decode(&frame),
         None => Err(Error::Protocol("the connection was closed before an answer".to_owned())),
     }

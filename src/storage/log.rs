@@ -161,7 +161,7 @@ impl Log {
             let run = if whole { Cow::Owned(std::mem::take(&mut records)) } else { Cow::Borrowed(&records[run_start..start]) };
             self.stage.place(run, last);
         }
-        self.unproved = true;
+        self.unproved |= !locations.is_empty();
         locations
     }
 

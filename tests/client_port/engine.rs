@@ -77,22 +77,19 @@ impl Engine {
         if records.is_empty() {
             return;
         }
-        let (mut ids, mut at) = (Vec::new(), 0);
+        let (mut index, mut at) = (self.log.last().index, 0);
         while at < records.len() {
             let end = at + length_unchecked(&records[at..]);
-            let id = EntryId { term: 1, index: self.log.last().index + 1 + ids.len() as u64 };
-            seal(&mut records[at..end], id);
+            index += 1;
+            seal(&mut records[at..end], EntryId { term: 1, index });
             parse(&records[at..end]).expect("the connection built a sound record");
-            ids.push((id, at));
             at = end;
         }
         self.make_room(records.len());
-        let locations = self.log.append(records.clone());
+        self.applier.stage(&records);
+        let locations = self.log.append(records);
+        self.applier.place(&locations);
         self.log.freeze();
-        for ((id, at), location) in ids.into_iter().zip(locations) {
-            let (record, _) = parse(&records[at..]).expect("checked above");
-            self.applier.stage(id, &record, location);
-        }
     }
 
     fn make_room(&mut self, bytes: usize) {

@@ -1,4 +1,5 @@
 //! The language of the scripts: one command a line, words separated by blanks, `#` begins a comment. Members are numbers from 1.
+//! `quietly` before a command leaves its lines out of the transcript: for what only sets the scene.
 //! Parses, never acts.
 
 use std::str::FromStr;
@@ -88,7 +89,7 @@ pub(crate) enum Command {
 /// What must be so at this place of the script. Written by hand; recording never touches it.
 #[derive(Clone, Debug)]
 pub(crate) enum Expect {
-    /// `expect ID key=value …`, the keys being role, term, vote, leader, last, commit, durable and log.
+    /// `expect ID key=value …`, the keys being those of the state line: role, term, vote, leader, last, commit, durable, voters, log.
     State(NodeId, Vec<String>),
     /// `expect leader ID|none`: it leads the newest term that anyone leads.
     Leader(Option<NodeId>),
@@ -98,6 +99,8 @@ pub(crate) enum Expect {
     Read(String, String),
     /// `expect proposal LABEL taken|refused`.
     Proposal(String, bool),
+    /// `expect deadline ID FROM..TO`: its next timer runs out in so many ticks, both included.
+    Deadline(NodeId, u32, u32),
     /// `expect packet FROM TO TEXT`: a packet whose line contains TEXT is under way.
     Packet(Link, String),
     /// `expect no-packet FROM TO TEXT`.
@@ -259,6 +262,11 @@ fn parse_expect(words: &mut Words<'_>) -> Parsed<Expect> {
         "committed" => Expect::Committed(words.number()?),
         "read" => Expect::Read(words.word()?.to_string(), words.word()?.to_string()),
         "proposal" => Expect::Proposal(words.word()?.to_string(), words.word()? == "taken"),
+        "deadline" => {
+            let (id, range) = (words.id()?, words.word()?);
+            let (from, to) = range.split_once("..").ok_or(format!("{range:?} is not FROM..TO"))?;
+            Expect::Deadline(id, number(from)?, number(to)?)
+        }
         "packet" => Expect::Packet(Link { from: words.id()?, to: words.id()?, bulk: false }, words.rest().join(" ")),
         "no-packet" => Expect::NoPacket(Link { from: words.id()?, to: words.id()?, bulk: false }, words.rest().join(" ")),
         id => Expect::State(NodeId(number(id)?), words.rest()),

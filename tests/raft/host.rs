@@ -236,8 +236,12 @@ impl Host {
         }
     }
 
-    /// The files received are switched in, unless they are of an older term or no longer needed.
+    /// The files received are switched in, unless they are of an older term or no longer needed. Waits for the hard state, as every
+    /// record of a term does.
     pub(crate) fn finish_install(&mut self) {
+        if self.node.as_ref().is_none_or(|node| !node.may_write()) {
+            return;
+        }
         let (Some(Install { term, last, config, entries }), Some(node)) = (self.install.take(), &mut self.node) else { return };
         if node.term() != term || last.index <= node.commit() {
             return;

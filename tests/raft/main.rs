@@ -7,8 +7,10 @@
 //! | `oracle` | what must hold across all members, checked after every input |
 //! | `cluster` | the three together; every input goes through it |
 //! | `random` | seeded runs with all faults mixed |
+//! | `arbitrary` | arbitrary inputs to a single member |
 //! | `command`, `scripts` | the golden scripts' language and runner |
 
+mod arbitrary;
 mod cluster;
 mod command;
 mod host;

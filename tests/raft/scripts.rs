@@ -144,6 +144,7 @@ impl Script {
                     Entry { term: *term, label: String::new(), config }
                 };
                 let disk = &mut self.cluster.host_mut(id).disk;
+                disk.base = 0;
                 (disk.hard_state.term, disk.hard_state.vote, disk.commit) = (term, vote, commit);
                 disk.log = (1..).zip(&log).map(entry).collect();
                 self.cluster.start(id);
@@ -296,6 +297,10 @@ impl Script {
                 let taken = self.proposals.get(label);
                 (taken == Some(wanted), format!("{label} was taken: {taken:?}"))
             }
+            Expect::Deadline(id, from, to) => {
+                let ticks = self.cluster.host(*id).node.as_ref().map_or(0, |node| node.ticks_to_deadline());
+                ((*from..=*to).contains(&ticks), format!("{id}'s next timer runs out in {ticks} ticks"))
+            }
             Expect::Packet(link, text) | Expect::NoPacket(link, text) => {
                 let links = [false, true].map(|bulk| Link { bulk, ..*link });
                 let lines: Vec<String> = links.iter().flat_map(|link| self.cluster.network.queue(*link)).map(describe).collect();
@@ -313,13 +318,14 @@ fn transcript(head: &str) -> Result<String, String> {
     let mut transcript = String::new();
     for (number, line) in (1..).zip(head.lines()) {
         let failed = |reason: String| format!("line {number}: {line}: {reason}\n--- transcript so far\n{transcript}");
-        let Some(command) = parse(line).map_err(failed)? else { continue };
+        let quiet = line.strip_prefix("quietly ");
+        let Some(command) = parse(quiet.unwrap_or(line)).map_err(failed)? else { continue };
         let silent = matches!(command, Command::Expect(_));
         let lines = script.run(command).map_err(failed)?;
         if !silent {
             transcript.push_str(&format!("> {}\n", line.split('#').next().unwrap_or_default().trim()));
         }
-        lines.iter().for_each(|line| transcript.push_str(&format!("{line}\n")));
+        lines.iter().filter(|_| quiet.is_none()).for_each(|line| transcript.push_str(&format!("{line}\n")));
     }
     Ok(transcript)
 }
@@ -328,7 +334,8 @@ fn transcript(head: &str) -> Result<String, String> {
 fn check(path: &Path, bless: bool) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let (head, recorded) = text.split_once("---\n").unwrap_or((&text, ""));
-    let transcript = transcript(head)?;
+    let ended = std::panic::catch_unwind(|| transcript(head));
+    let transcript = ended.map_err(|_| "it panics, as told above".to_string())??;
     if !head.lines().any(|line| line.starts_with("expect ")) {
         return Err("no expect line says what the story is about".to_string());
     }

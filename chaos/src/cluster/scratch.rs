@@ -128,8 +128,8 @@ impl Scratch {
         Error::Failed(format!("node {} ended by itself with {how}; it said in {}:\n    {last}", self.id(death.node), file.display()))
     }
 
-    /// Waits until every node answers, one leads, and all agree on it. Returns early, without an error, when `stop` is requested.
-    pub(crate) fn wait_ready(&mut self, stop: &Stop) -> Result<(), Error> {
+    /// Waits until every node answers, one leads, and all agree on it. Returns whether they do: `stop` ends the wait.
+    pub(crate) fn wait_ready(&mut self, stop: &Stop) -> Result<bool, Error> {
         let deadline = Instant::now() + READY_MAX;
         while !self.is_ready() {
             self.check_alive()?;
@@ -140,18 +140,19 @@ impl Scratch {
                 )));
             }
             if stop.wait(POLL) {
-                return Ok(());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn is_ready(&self) -> bool {
         let answers: Vec<_> = self.endpoints().iter().map_while(|endpoint| status::ask(endpoint).ok()).collect();
-        let term = answers.first().map(|status| status.term);
+        let leader = answers.first().and_then(|status| status.leader.as_ref());
         answers.len() == self.len()
+            && leader.is_some()
+            && answers.iter().all(|status| status.leader.as_ref() == leader)
             && answers.iter().filter(|status| status.leads()).count() == 1
-            && answers.iter().all(|status| status.leader.is_some() && Some(status.term) == term)
     }
 
     /// Stops all nodes in an orderly way; an error if one of them does not end well.

@@ -111,7 +111,7 @@ mod tests {
 
     fn verdict(writes: u64, unread: u64, wrong_keys: &[u64]) -> Verdict {
         let mut findings = Findings::new();
-        (0..writes).for_each(|_| findings.latencies.saturating_record(100));
+        (0..writes).for_each(|_| findings.record_latency(Duration::from_millis(1)));
         let violation = Violation::VersionNotGrown { acknowledged: 1, certain: 2 };
         findings.violations = wrong_keys.iter().map(|key| (*key, violation.clone())).collect();
         let evidence = Evidence { findings, outages: Vec::new(), failovers: 0, down_for: None, started: Instant::now() };

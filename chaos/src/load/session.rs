@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Time to connect to one address of a node.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time over which the shown rate is taken.
+const RATE_OVER: Duration = Duration::from_secs(1);
 
 /// What the load looks like.
 #[derive(Clone, Debug)]
@@ -183,6 +185,12 @@ impl Findings {
         }
     }
 
+    /// A write was acknowledged so long after its first attempt.
+    pub(crate) fn record_latency(&mut self, time: Duration) {
+        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.latencies.record(microseconds).expect("a histogram that resizes itself takes every value");
+    }
+
     fn add(&mut self, other: Findings) {
         self.histories.extend(other.histories);
         self.latencies.add(&other.latencies).expect("a histogram that resizes itself takes every value of another one");
@@ -207,7 +215,8 @@ pub(crate) struct Evidence {
 pub(crate) struct Load {
     session: Arc<Session>,
     writers: Vec<JoinHandle<Findings>>,
-    last_progress: (Instant, u64),
+    /// When the rate was computed last, the writes by then, and the rate.
+    rate: (Instant, u64, f64),
 }
 
 impl Load {
@@ -223,7 +232,7 @@ impl Load {
             numbers: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
         });
-        let mut load = Load { session, writers: Vec::new(), last_progress: (now, 0) };
+        let mut load = Load { session, writers: Vec::new(), rate: (now, 0, 0.0) };
         for number in 0..load.session.settings.writers {
             let session = Arc::clone(&load.session);
             let spawned = thread::Builder::new().name(format!("writer-{number}")).spawn(move || writer::write(&session, number));
@@ -239,10 +248,12 @@ impl Load {
 
     /// Renews the progress line; call it a few times a second.
     pub(crate) fn show_progress(&mut self) {
-        let (then, before) = self.last_progress;
+        let (then, before, mut rate) = self.rate;
         let (now, total) = (Instant::now(), self.session.acknowledged_so_far());
-        let rate = (total - before) as f64 / (now - then).as_secs_f64().max(1e-3);
-        self.last_progress = (now, total);
+        if now - then >= RATE_OVER || rate == 0.0 {
+            rate = (total - before) as f64 / (now - then).as_secs_f64().max(1e-3);
+            self.rate = (now, total, rate);
+        }
         self.session.screen.progress(|| {
             let tracker = self.session.tracker.lock();
             let state = match (tracker.down_since(), tracker.leader()) {

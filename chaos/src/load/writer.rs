@@ -111,12 +111,13 @@ impl Writer<'_> {
 
     fn acknowledged(&mut self, position: usize, number: WriteNumber, version: u64, started: Instant, began: Instant) {
         let (key, history) = &mut self.findings.histories[position];
+        let key = *key;
         if let Err(violation) = history.acknowledged(number, version) {
-            self.session.announce_violation(*key, &violation);
-            self.findings.violations.push((*key, violation));
+            self.session.announce_violation(key, &violation);
+            self.findings.violations.push((key, violation));
         }
-        self.findings.latencies.saturating_record(started.elapsed().as_micros() as u64);
-        self.session.write_acknowledged(*key, number, self.client.endpoint().unwrap_or_default(), began);
+        self.findings.record_latency(started.elapsed());
+        self.session.write_acknowledged(key, number, self.client.endpoint().unwrap_or_default(), began);
     }
 
     /// Reads a key; a read that fails proves nothing and is not repeated.

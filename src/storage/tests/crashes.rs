@@ -119,7 +119,7 @@ fn survive(device: &SimulatedDisk, mut witness: Witness, what: &str) {
 /// The policies worth trying with so many changes in the air.
 fn policies(unsynced: &[Unsynced]) -> Vec<CrashPolicy> {
     let mut policies = vec![CrashPolicy::LoseAll, CrashPolicy::KeepAll, CrashPolicy::Random, CrashPolicy::Random];
-    let step = unsynced.len().div_ceil(8).max(1);
+    let step = unsynced.len().div_ceil(4).max(1);
     for single in (0..unsynced.len()).step_by(step) {
         let one = |kept| CrashPolicy::Mask((0..unsynced.len()).map(|number| (number == single) == kept).collect());
         policies.extend([one(true), one(false)]);
@@ -204,7 +204,7 @@ fn crashes_in_a_row_add_up_to_nothing() {
     eprintln!("seed {seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let image = founded();
-    for round in 0..60 {
+    for round in 0..25 {
         let device = SimulatedDisk::new(seed.wrapping_add(round));
         device.restore(image.clone());
         let mut witness = Witness::default();
@@ -250,7 +250,7 @@ fn a_write_that_stopped_at_any_unit_is_sealed_off() {
         drop(engine);
         let off = device.snapshot();
         let begin = 4096u64 + (start - 4096u64).next_multiple_of(16);
-        for offset in begin..begin + 2_200 {
+        for offset in (begin..begin + 2_200).filter(|offset| offset % 16 % 5 == 0) {
             device.restore(off.clone());
             device.crash(&CrashPolicy::TearAt { name: name.into(), offset });
             let what = format!("torn at {offset}, closing {closing}");

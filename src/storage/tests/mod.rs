@@ -5,6 +5,7 @@ mod damage;
 mod directory;
 mod keys;
 mod log;
+mod real_files;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
@@ -108,14 +109,9 @@ impl Engine {
     /// Appends sealed records without writing them.
     fn stage(&mut self, records: &[u8]) -> Result<Vec<Location>> {
         self.make_room(|log| log.room(records.len()))?;
+        self.applier.stage(records);
         let locations = self.log.append(records.to_vec());
-        let mut rest = records;
-        for location in &locations {
-            let (record, bytes) = record::parse(rest).expect("records in tests are valid");
-            assert_eq!(bytes, location.bytes as usize);
-            self.applier.stage(record.id, &record, *location);
-            rest = &rest[bytes..];
-        }
+        self.applier.place(&locations);
         Ok(locations)
     }
 

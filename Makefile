@@ -1,0 +1,63 @@
+# `make` alone prints the targets. Everything real is done by cargo and by the programs themselves.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+# Flags for the programs behind the targets, for example: make chaos ARGS="--duration 30s --writers 4"
+ARGS ?=
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
+
+.DEFAULT_GOAL := help
+.PHONY: help cargo build test check cluster kill-leader demo chaos bench install clean
+
+help:
+	@echo 'make build        build the server, the client and the chaos tool (release)'
+	@echo 'make test         run all tests'
+	@echo 'make check        format, lints, documentation and all tests; warnings are errors'
+	@echo 'make cluster      three nodes in this terminal, clients at localhost:9001 to 9003'
+	@echo 'make kill-leader  kill -9 the leader of the running cluster'
+	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
+	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
+	@echo 'make bench        throughput and latency on a scratch cluster under target/'
+	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
+	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
+	@echo
+	@echo 'ARGS passes flags on: make chaos ARGS="--duration 30s --writers 4"'
+
+cargo:
+	@command -v $(CARGO) >/dev/null || { echo 'make: there is no cargo here: install the Rust toolchain from https://rustup.rs,' \
+	'open a new terminal (or run `. ~/.cargo/env`), and try again' >&2; exit 1; }
+
+build: cargo
+	@$(CARGO) build --release --workspace --bins
+
+test: cargo
+	@$(CARGO) test --workspace
+
+check: cargo
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+	$(CARGO) test --workspace
+
+cluster: build
+	@$(BIN)/apexkv-chaos cluster $(ARGS)
+
+kill-leader: build
+	@$(BIN)/apexkv-chaos kill-leader $(ARGS)
+
+demo: build
+	@$(BIN)/apexkv-chaos demo $(ARGS)
+
+chaos: build
+	@$(BIN)/apexkv-chaos $(ARGS)
+
+# On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
+bench: build
+	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
+
+install: build
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 $(BIN)/apexkv $(BIN)/apexkv-client $(BIN)/apexkv-chaos '$(DESTDIR)$(PREFIX)/bin'
+
+clean: cargo
+	@$(CARGO) clean

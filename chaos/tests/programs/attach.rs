@@ -1,0 +1,119 @@
+//! The load on a running cluster, and its verdict.
+
+use crate::fake::Fake;
+use crate::program::{Program, eventually, run};
+
+#[test]
+fn a_cluster_that_keeps_everything_gets_a_good_verdict_and_its_keys_removed() {
+    let fake = Fake::start(3);
+    let output = run(&["--endpoints", &fake.endpoints(), "--duration", "1s", "--keys", "20", "--writers", "3"]).expect_code(0);
+    for expected in ["Set user_", " = data_", "Latency   p50", "Read back 20 keys", "lost = 0"] {
+        assert!(output.contains(expected), "{expected:?} is missing in:\n{output}");
+    }
+    assert_eq!(fake.keys(), [""; 0]);
+}
+
+#[test]
+fn keys_are_kept_on_request_and_carry_the_prefix_of_the_run() {
+    let fake = Fake::start(1);
+    let output = run(&["--endpoints", &fake.endpoints(), "--duration", "300ms", "--keys", "5", "--keep"]).expect_code(0);
+    let keys = fake.keys();
+    assert!(!keys.is_empty() && keys.len() <= 5, "{keys:?}");
+    let prefix = keys[0].rsplit_once("-user_").expect("the form of a key").0;
+    assert!(prefix.starts_with("chaos-") && output.contains(&format!("The keys {prefix}-* stay")), "{output}");
+}
+
+#[test]
+fn lost_writes_are_found() {
+    let fake = Fake::start(3);
+    fake.forget_every(5);
+    let output = run(&["--endpoints", &fake.endpoints(), "--duration", "500ms", "--keys", "10"]).expect_code(1);
+    assert!(output.contains("VIOLATED") && output.contains("LOST"), "{output}");
+}
+
+#[test]
+fn stale_reads_are_found() {
+    let fake = Fake::start(1);
+    fake.make_reads_stale();
+    let output = run(&["--endpoints", &fake.endpoints(), "--duration", "500ms", "--keys", "3"]).expect_code(1);
+    assert!(output.contains("VIOLATION user_") && output.contains("stale"), "{output}");
+}
+
+#[test]
+fn answers_that_never_arrive_are_unknown_and_no_violation() {
+    let fake = Fake::start(3);
+    fake.cut_every(7);
+    let output = run(&["--endpoints", &fake.endpoints(), "--duration", "1s", "--keys", "10", "--writers", "2"]).expect_code(0);
+    let unknown = output.split_once(" acknowledged, ").and_then(|(_, rest)| rest.split_once(" unknown")).expect("the numbers").0;
+    assert_ne!(unknown, "0", "{output}");
+}
+
+#[test]
+fn an_outage_is_said_once_and_its_end_with_the_new_leader() {
+    let fake = Fake::start(3);
+    let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--keys", "10", "--writers", "3"]);
+    program.wait_for("Set user_");
+    fake.set_leader(None);
+    program.wait_for("Cluster Down! Retrying...");
+    fake.set_leader(Some(2));
+    let found = program.wait_for("Leader found again via ");
+    let port = fake.address(2).rsplit_once(':').expect("host:port").1;
+    assert!(found.contains(&format!("via :{port} after ")), "{found}");
+    program.signal("INT");
+    let output = program.wait().expect_code(0);
+    assert_eq!(output.matches("Cluster Down!").count(), 1, "{output}");
+    assert!(output.contains("Failovers 1, outages 1") && output.contains("lost = 0"), "{output}");
+}
+
+#[test]
+fn the_first_ctrl_c_ends_with_the_verdict() {
+    let fake = Fake::start(1);
+    let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--rate", "200"]);
+    program.wait_for("Set user_");
+    program.signal("INT");
+    let output = program.wait().expect_code(0);
+    assert!(output.contains("lost = 0"), "{output}");
+}
+
+#[test]
+fn the_second_ctrl_c_ends_at_once() {
+    let fake = Fake::start(1);
+    let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--patience", "10m"]);
+    program.wait_for("Set user_");
+    // Without a leader, reading back goes on until the patience is over.
+    fake.set_leader(None);
+    program.signal("INT");
+    eventually("the writers have stopped", || {
+        let before = fake.writes();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fake.writes() == before
+    });
+    program.signal("INT");
+    program.wait().expect_code(130);
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_said_with_the_remedy() {
+    let output = run(&["--endpoints", "127.0.0.1:1", "--attempt-timeout", "100ms", "--patience", "300ms"]).expect_code(4);
+    assert!(output.contains("127.0.0.1:1") && output.contains("make cluster"), "{output}");
+}
+
+#[test]
+fn a_cluster_that_goes_away_for_good_leaves_the_verdict_open() {
+    let fake = Fake::start(1);
+    let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--patience", "300ms"]);
+    program.wait_for("Set user_");
+    fake.set_leader(None);
+    program.wait_for("Cluster Down!");
+    program.signal("INT");
+    let output = program.wait().expect_code(4);
+    assert!(output.contains("UNPROVED") && output.contains("still down"), "{output}");
+}
+
+#[test]
+fn the_rate_is_kept() {
+    let fake = Fake::start(1);
+    run(&["--endpoints", &fake.endpoints(), "--duration", "1s", "--rate", "50", "--writers", "2"]).expect_code(0);
+    let writes = fake.writes();
+    assert!((20..=60).contains(&writes), "{writes} writes in a second at 50 a second");
+}

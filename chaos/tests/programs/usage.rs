@@ -1,0 +1,62 @@
+//! Command lines that cannot work are refused with exit code 2 and a sentence that says what would.
+
+use crate::program::run;
+
+#[track_caller]
+fn refused(arguments: &[&str], expected: &str) {
+    let output = run(arguments).expect_code(2);
+    assert!(output.contains(expected), "{arguments:?}: {expected:?} is missing in:\n{output}");
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    refused(&["--endpoints", "localhost"], "host:port");
+    refused(&["--duration", "30"], "unit");
+    refused(&["--duration", "0s"], "longer than zero");
+    refused(&["--writers", "0"], "1..=");
+    refused(&["--keys", "0"], "1..=");
+    refused(&["--rate", "0"], "writes a second");
+    refused(&["--rate", "NaN"], "writes a second");
+    refused(&["run", "--nodes", "0"], "1..=");
+    refused(&["run", "--seed", "x"], "--seed");
+    refused(&["cluster", "--base-port", "65000"], "--base-port");
+    refused(&["cluster", "--nodes", "10"], "1..=");
+}
+
+#[test]
+fn faults_that_cannot_be_made_are_refused_with_those_that_can() {
+    refused(&["run", "--faults", "partition"], "kill, pause");
+    refused(&["run", "--faults", "kill,partition"], "kill, pause");
+    refused(&["run", "--faults", "explode"], "kill and pause");
+}
+
+#[test]
+fn unknown_flags_and_commands_are_refused() {
+    refused(&["--nonsense"], "--nonsense");
+    refused(&["explode"], "explode");
+    refused(&["--keep", "run"], "cannot be used");
+    refused(&["with-cluster"], "COMMAND");
+}
+
+#[test]
+fn a_missing_server_binary_is_named_with_the_remedy() {
+    for command in [&["run"][..], &["cluster"], &["demo"], &["with-cluster", "--", "true"]] {
+        let (name, rest) = command.split_at(1);
+        let arguments = [name, &["--server", "/nonexistent/apexkv"], rest].concat();
+        refused(&arguments, "no server binary at /nonexistent/apexkv: build it with `make build`");
+    }
+}
+
+#[test]
+fn a_demo_that_could_not_survive_is_refused() {
+    refused(&["demo", "--nodes", "2"], "at least 3");
+}
+
+#[test]
+fn a_folder_that_is_in_use_is_not_taken_as_scratch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("precious"), "data").expect("a file");
+    let path = folder.path().to_str().expect("temporary folders have plain names");
+    refused(&["run", "--server", "/bin/true", "--keep", path], "not empty");
+    assert!(folder.path().join("precious").exists());
+}
