@@ -104,12 +104,12 @@ impl Worker {
         if self.shared.is_stopping() {
             return Err("shutting down".to_owned());
         }
-        // Taken before the welcome can have been written: what arrives from the peer meanwhile must not make its welcome look old.
+        // Taken before the welcome can have been written.
         let mark = self.shared.marks.of(Some(self.peer), &self.shared.view);
         let hello = self.shared.hello(self.class);
         let attempt = hello.attempt;
         match greet(&stream, hello, self.shared.timing.handshake).map_err(|error| describe_error(&error))? {
-            Greeting::Welcome(welcome) => self.judge(mark.as_ref(), &welcome)?,
+            Greeting::Welcome(welcome) => self.judge(mark, &welcome)?,
             Greeting::Refusal(reason) => return Err(format!("it refuses this node: {}", reason.escape_debug())),
             Greeting::Hello(_) => return Err("it answers with a hello instead of a welcome".to_owned()),
         }
@@ -117,11 +117,15 @@ impl Worker {
     }
 
     /// The acceptor is judged as the dialer is; but only what arrives from it counts, so nothing is remembered here.
-    fn judge(&self, mark: Option<&Mark>, welcome: &Hello) -> std::result::Result<(), String> {
+    /// What the same process has said since `before` may have overtaken its welcome, and must not make it look old.
+    fn judge(&self, before: Option<Mark>, welcome: &Hello) -> std::result::Result<(), String> {
         if welcome.id != self.id {
             return Err(format!("`{}` answers at {}", welcome.id.escape_debug(), self.address));
         }
-        match judge(self.shared.standing(), mark, welcome) {
+        let now = self.shared.marks.of(Some(self.peer), &self.shared.view);
+        let process = |mark: Option<Mark>| mark.map(|mark| (mark.boot, mark.nonce));
+        let mark = if process(before) == process(now) { before } else { now };
+        match judge(self.shared.standing(), mark.as_ref(), welcome) {
             Verdict::Accept { .. } => {
                 self.shared.learn_address(self.peer, welcome);
                 Ok(())

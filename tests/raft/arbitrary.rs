@@ -120,7 +120,7 @@ fn records(message: &Message) -> Vec<Entry> {
 
 fn take_message(host: &mut Host, term: u64, from: u32, message: Message, room: bool) {
     let leads = matches!(message, Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot { .. });
-    let from = if leads { NodeId(if term % 2 == 0 { 1 } else { 3 }) } else { NodeId(from) };
+    let from = if leads { NodeId(if term.is_multiple_of(2) { 1 } else { 3 }) } else { NodeId(from) };
     let own_term = host.node.as_ref().is_some_and(|node| node.is_leader() && node.term() == term);
     let newest_below = |last: &EntryId| last.term <= term;
     let possible = match &message {

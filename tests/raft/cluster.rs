@@ -1,7 +1,7 @@
 //! A cluster in one place: hosts, network and oracle. Every input to a member goes through a method here, which checks everything
 //! after it. Deterministic: one sequence of calls has one outcome.
 
-use apexkv::raft::{Config, EntryId, Envelope, Message, NodeId, ReadTicket, RoleName, Settings};
+use apexkv::raft::{Config, EntryId, Envelope, Message, Node, NodeId, ReadTicket, RoleName, Settings};
 
 use super::host::{Entry, Host, OneByte, Packet};
 use super::network::{Link, Network, links_between};
@@ -110,10 +110,7 @@ impl Cluster {
     }
 
     pub(crate) fn tick(&mut self, id: NodeId, ticks: u32) {
-        self.input(id, |host| {
-            host.node.as_mut().map(|node| node.tick(ticks));
-            None
-        });
+        self.core(id, |node| node.tick(ticks));
     }
 
     fn meet(&mut self, id: NodeId, peer: NodeId) {
@@ -171,31 +168,19 @@ impl Cluster {
     }
 
     pub(crate) fn link_up(&mut self, id: NodeId, peer: NodeId, fresh: bool) {
-        self.input(id, |host| {
-            host.node.as_mut().map(|node| node.link_up(peer, fresh));
-            None
-        });
+        self.core(id, |node| node.link_up(peer, fresh));
     }
 
     pub(crate) fn link_down(&mut self, id: NodeId, peer: NodeId) {
-        self.input(id, |host| {
-            host.node.as_mut().map(|node| node.link_down(peer));
-            None
-        });
+        self.core(id, |node| node.link_down(peer));
     }
 
     pub(crate) fn dropped(&mut self, id: NodeId, peer: NodeId) {
-        self.input(id, |host| {
-            host.node.as_mut().map(|node| node.dropped(peer));
-            None
-        });
+        self.core(id, |node| node.dropped(peer));
     }
 
     pub(crate) fn set_disk(&mut self, id: NodeId, able: bool, stalled: bool) {
-        self.input(id, |host| {
-            host.node.as_mut().map(|node| node.set_disk(able, stalled));
-            None
-        });
+        self.core(id, |node| node.set_disk(able, stalled));
     }
 
     pub(crate) fn finish_writes(&mut self, id: NodeId, count: usize) {
@@ -224,6 +209,16 @@ impl Cluster {
     pub(crate) fn compact(&mut self, id: NodeId, index: u64) {
         self.input(id, |host| {
             host.compact(index);
+            None
+        });
+    }
+
+    /// Gives a member's core an input that stages nothing.
+    fn core(&mut self, id: NodeId, act: impl FnOnce(&mut Node)) {
+        self.input(id, |host| {
+            if let Some(node) = &mut host.node {
+                act(node);
+            }
             None
         });
     }

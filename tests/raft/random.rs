@@ -51,7 +51,7 @@ const COURSE: [(Action, u32); 8] = [
     (Action::FinishHardState, 40),
     (Action::FinishInstall, 10),
     (Action::Propose, 15),
-    (Action::Read, 6),
+    (Action::Read, 20),
     (Action::Restart, 6),
 ];
 

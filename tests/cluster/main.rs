@@ -1,0 +1,30 @@
+//! The server as its users run it: real processes, real sockets, real files, and the faults that real machines have. Everything is
+//! observed from outside, through the client port, the exit code and standard error.
+//!
+//! | file | what |
+//! |---|---|
+//! | `ports` | port numbers that nobody else uses, and how many clusters may run at a time |
+//! | `node` | one process: start, kill, pause, look at it |
+//! | `harness` | a cluster of nodes in a scratch directory, and waiting for conditions |
+//! | `ledger` | what was acknowledged, and whether it is still there |
+//! | `failover` | leaders killed, paused and asked to stop, under load |
+//! | `stalls` | disks that hang for seconds |
+//! | `sizes` | large values, lowered limits, pipelines |
+//! | `founding` | every order of starting, and nodes that must not take part |
+//! | `impostors` | wiped, foreign, copied and rolled-back directories |
+//! | `startup` | wrong flags, unusable directories, ports in use, damage |
+//! | `limits` | file descriptors that run out |
+//! | `stopping` | signals |
+
+mod failover;
+mod founding;
+mod harness;
+mod impostors;
+mod ledger;
+mod limits;
+mod node;
+mod ports;
+mod sizes;
+mod stalls;
+mod startup;
+mod stopping;
