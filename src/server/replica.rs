@@ -8,7 +8,7 @@
 
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
-use crate::storage::log::{Log, Piece, Room};
+use crate::storage::log::{Log, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
@@ -144,7 +144,7 @@ struct LogSizes<'a>(&'a Log);
 impl Sizes for LogSizes<'_> {
     fn fit(&self, from: u64, last: u64, budget: u64) -> (u64, u64) {
         let count = self.0.fit(from, last, budget);
-        (count, self.0.pieces(from, count).iter().map(Piece::bytes).sum())
+        (count, self.0.bytes(from, count))
     }
 }
 
