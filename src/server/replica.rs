@@ -327,7 +327,7 @@ impl<C: Clone> Replica<C> {
             Message::Append { prev, .. } => prev.index + 1,
             _ => 0,
         };
-        let room = records.is_empty() || self.has_room_for_leader(records.len());
+        let room = records.is_empty() || self.has_room_for_leader(first_sent, records.len());
         let Some(take) = self.node.step(envelope, room) else { return };
         if let Some(from) = take.truncate_from {
             self.log.truncate(from);
@@ -341,10 +341,13 @@ impl<C: Clone> Replica<C> {
         self.stage(records);
     }
 
-    /// Whether a leader's records may be staged. Room for a conflict is always kept: it moves on to the next segment.
-    fn has_room_for_leader(&mut self, bytes: usize) -> bool {
+    /// Whether a leader's records may be staged. Records that begin below the log's end may turn out to be a conflict, which moves on
+    /// to the next segment. Those that continue the log need none: refusing them while the next segment is being made would stop
+    /// the cluster at every rotation.
+    fn has_room_for_leader(&mut self, first: u64, bytes: usize) -> bool {
         let staged = self.log.staged_bytes();
-        let room = self.log.room_after_truncation(bytes);
+        let continues = first > self.node.last().index;
+        let room = if continues { self.log.room(bytes) } else { self.log.room_after_truncation(bytes) };
         if let Room::Oversized(min_bytes) = room {
             self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
         }

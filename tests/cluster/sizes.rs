@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PAIRS: usize = 500;
 
 fn pattern(bytes: usize, seed: u8) -> Vec<u8> {
-    (0..bytes).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] ^ seed).collect()
+    (0..bytes).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
 }
 
 #[test]
@@ -94,4 +94,23 @@ fn a_log_of_many_segments_is_recovered_whole() {
     for number in 0..60_u8 {
         assert!(client.get(&[b'k', number]).expect("readable") == Some(pattern(100_000, number)), "value {number} comes back changed");
     }
+}
+
+/// An append that a follower must refuse is sent again only after a multiple of the election timeout, which is long here: a write that
+/// takes as long as that was refused.
+#[test]
+fn the_change_to_a_new_segment_holds_up_no_write_even_with_a_node_down() {
+    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "1500ms"]);
+    cluster.start_all();
+    let (leader, _) = cluster.wait_leader();
+    cluster.nodes[(leader + 1) % 3].kill();
+    let mut client = cluster.client(PATIENCE);
+    let value = pattern(10_000, 4);
+    for number in 0..500 {
+        let began = Instant::now();
+        client.set(format!("key {number}").as_bytes(), &value).expect("two of three are up");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(3), "write {number} took {took:?}");
+    }
+    assert!(cluster.nodes[leader].segments().len() >= 5, "5 MB do not fit fewer segments of 1 MiB");
 }

@@ -25,7 +25,7 @@ fn stallable_cluster() -> Cluster {
 /// Stalls the disk of one node and writes and reads meanwhile.
 fn serve_while_stalled(cluster: &Cluster, stalled: usize) {
     let (leader, before) = cluster.wait_leader();
-    let mut client = cluster.client(PATIENCE);
+    let mut client = cluster.client(PROMPT);
     client.set(b"key", b"before").expect("the cluster works");
     cluster.wait_caught_up(leader);
     let durable = cluster.nodes[stalled].wait_status("answers", |_| true).number("durable_index");
@@ -36,7 +36,10 @@ fn serve_while_stalled(cluster: &Cluster, stalled: usize) {
     while began.elapsed() < HUNG {
         let value = format!("value {number}").repeat(50).into_bytes();
         let asked = Instant::now();
-        let version = client.set(b"key", &value).expect("a majority has a working disk");
+        let version = client.set(b"key", &value).unwrap_or_else(|error| {
+            let statuses: Vec<_> = cluster.nodes.iter().map(|node| node.status()).collect();
+            panic!("write {number} after {:?} failed although a majority has a working disk: {error}; {statuses:?}", began.elapsed())
+        });
         assert_eq!(client.get_versioned(b"key").expect("the leader serves"), Some((version, value)), "write {number}");
         let took = asked.elapsed();
         assert!(took < PROMPT, "write {number} and its read took {took:?} while one disk hung");
