@@ -33,8 +33,10 @@ pub struct Limits {
     pub idle_close_ms: u64,
     /// A segment that could not be prepared is asked for again after this long.
     pub prepare_retry_ms: u64,
+    /// Most entries applied under one lock of the index, for which readers wait.
+    pub apply_slice: u64,
     /// Most entries applied before other events get their turn.
-    pub apply_slice: usize,
+    pub apply_turn: u64,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             idle_close_ms: 100,
             prepare_retry_ms: 1_000,
             apply_slice: 512,
+            apply_turn: 8192,
         }
     }
 }
@@ -200,6 +203,17 @@ impl<C: Clone> Replica<C> {
             no_room: self.prepare.failure.clone(),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
+    }
+
+    /// Answers everyone who waits, and whoever else has asked, when the process ends: nothing more will be decided here.
+    pub fn close(&mut self, unread: impl Iterator<Item = Event<C>>) -> Vec<Reply<C>> {
+        self.waiting.lose_leadership(None, &mut self.actions.replies);
+        for event in unread {
+            if let Event::Client(batch) = event {
+                Waiting::refuse(&batch, &Outcome::NotLeader { leader: self.node.leader() }, true, &mut self.actions.replies);
+            }
+        }
+        std::mem::take(&mut self.actions.replies)
     }
 
     /// Takes one event in. What it causes is collected by the next [`Replica::flush`].
@@ -428,12 +442,15 @@ impl<C: Clone> Replica<C> {
 
     // ---- applying ----
 
-    /// Applies up to `commit`, at most a slice of it, and answers the writes and lookups on the way.
+    /// Applies up to `commit`, at most a turn of it, and answers the writes and lookups on the way.
     fn apply(&mut self, commit: u64) {
-        let until = commit.min(self.applier.applied() + self.limits.apply_slice as u64);
-        if self.applier.applied() >= until {
-            return;
+        let until = commit.min(self.applier.applied() + self.limits.apply_turn);
+        while self.applier.applied() < until {
+            self.apply_slice(until.min(self.applier.applied() + self.limits.apply_slice));
         }
+    }
+
+    fn apply_slice(&mut self, until: u64) {
         let mut slice = self.applier.slice();
         while slice.applied() < until {
             let waiter = self.waiting.take_write(slice.applied() + 1);
