@@ -5,7 +5,7 @@ use crate::harness::Cluster;
 use crate::node::{PATIENCE, STALL_VARIABLE};
 use std::time::{Duration, Instant};
 
-/// How long a disk hangs: longer than any election timeout of these clusters, shorter than what makes a leader hand over.
+/// How long a disk hangs: longer than any election timeout of these clusters, far shorter than what makes a leader hand over.
 const HUNG: Duration = Duration::from_millis(2200);
 /// A request is far quicker than a hung disk, even on a busy machine.
 const PROMPT: Duration = Duration::from_millis(1500);
@@ -13,7 +13,7 @@ const PROMPT: Duration = Duration::from_millis(1500);
 /// Three nodes whose syncs can be stalled, with election timeouts long enough that a busy machine is not taken for a dead leader and
 /// short enough that a leader without heartbeats would be voted out while its disk hangs.
 fn stallable_cluster() -> Cluster {
-    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "600ms"]);
+    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "600ms", "--disk-stall-handover", "30s"]);
     let scratch = cluster.scratch().to_path_buf();
     for (number, node) in cluster.nodes.iter_mut().enumerate() {
         node.environment.push((STALL_VARIABLE.to_owned(), scratch.join(format!("stall-{number}")).into()));
