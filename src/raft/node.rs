@@ -551,8 +551,7 @@ impl Node {
     pub(super) fn arm_election(&mut self) {
         let doubled = self.settings.election_ticks.saturating_mul(1 << self.failed_elections.min(16));
         let shortest = doubled.min(self.settings.election_ticks_max).max(self.settings.election_ticks);
-        let longest = shortest.saturating_mul(2).min(self.settings.election_ticks_max.max(self.settings.election_ticks * 2));
-        self.election = Some(self.chance.between(shortest.min(longest / 2 + 1), longest));
+        self.election = Some(self.chance.between(shortest, shortest.saturating_mul(2)));
     }
 
     /// Starts a pre-vote after a short jitter, unless one is due sooner.
