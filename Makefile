@@ -7,12 +7,13 @@ ARGS ?=
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check cluster kill-leader demo chaos bench install clean
+.PHONY: help cargo build test check bless cluster kill-leader demo chaos bench install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
 	@echo 'make test         run all tests'
 	@echo 'make check        format, lints, documentation and all tests; warnings are errors'
+	@echo 'make bless        record the transcripts of the Raft scripts anew; read the diff before you commit'
 	@echo 'make cluster      three nodes in this terminal, clients at localhost:9001 to 9003'
 	@echo 'make kill-leader  kill -9 the leader of the running cluster'
 	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
@@ -38,6 +39,9 @@ check: cargo
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --workspace
+
+bless: cargo
+	APEXKV_BLESS=1 $(CARGO) test --test raft scripts
 
 cluster: build
 	@$(BIN)/apexkv-chaos cluster $(ARGS)
