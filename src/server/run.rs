@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -27,10 +25,10 @@ use super::event::Event;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
-use super::replica::{Limits, Position, Replica};
+use super::replica::{Limits, Replica};
 use super::status::{Member, StatusView};
 use super::view::PeerView;
-use super::{accept, disk_threads, founding, identity, join, log_sink, sockets};
+use super::{accept, admin, disk_threads, founding, identity, join, log_sink, sockets};
 
 /// Open files that are kept for segments and peers.
 const FILES_RESERVED: usize = 512;
@@ -98,14 +96,14 @@ fn raise_descriptor_limit(wanted: usize) -> usize {
 fn prepare(config: &Config, connections_max: usize) -> Result<Early> {
     let peer_listeners = listen(&config.listen_peer, "peers", "--listen-peer")?;
     let client_listeners = listen(&config.listen_client, "clients", "--listen-client")?;
+    let admin_listeners = listen(&config.listen_admin, "admin HTTP", "--listen-admin")?;
     let metrics = Arc::new(Metrics::default());
-    let status = Arc::new(StatusView {
-        id: config.id.clone(),
-        started: Instant::now(),
-        metrics: Arc::clone(&metrics),
-        position: Arc::new(Mutex::new(Position::default())),
-        member: OnceLock::new(),
-    });
+    let status = Arc::new(StatusView::new(&config.id, Arc::clone(&metrics)));
+    for listener in admin_listeners {
+        let status = Arc::clone(&status);
+        // Ends with the process.
+        spawn("admin", move || admin::run(&listener, &status))?;
+    }
     let limits = ClientLimits {
         key_bytes_max: config.max_key_bytes,
         value_bytes_max: config.max_value_bytes,
