@@ -288,7 +288,7 @@ impl Node {
         }
         self.hear_follower(from, round);
         let Some(progress) = self.progress_mut(from) else { return };
-        if progress.acknowledge(matched) {
+        if progress.acknowledge(matched, last) {
             progress.note_verified(matched);
             self.advance_commit();
         }

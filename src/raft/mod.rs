@@ -54,8 +54,10 @@ mod progress;
 pub mod quorum;
 mod ready;
 mod search;
+mod settings;
 
 pub use message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId, TermRun};
-pub use node::{Node, Recovered, RoleName, Settings};
+pub use node::{Node, Recovered, RoleName};
 pub use outline::Outline;
 pub use ready::{ReadTicket, Ready, Sizes, Take};
+pub use settings::Settings;

@@ -12,29 +12,7 @@ use super::leader::Leadership;
 use super::message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId};
 use super::outline::Outline;
 use super::ready::{Ready, Sizes, Take};
-
-/// Timeouts and windows. A tick is whatever the host makes it; the server uses one millisecond.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// Shortest election timeout; each one is drawn from this up to twice this.
-    pub election_ticks: u32,
-    /// A leader speaks at least this often.
-    pub heartbeat_ticks: u32,
-    /// Greatest jitter before a pre-vote that a broken link starts.
-    pub suspicion_ticks: u32,
-    /// Longest election timeout that doubling after failed elections leads to.
-    pub election_ticks_max: u32,
-    /// Appends that nobody verified for this long are sent again.
-    pub resend_ticks: u32,
-    /// How long a leader whose commit does not move goes on before it hands leadership over.
-    pub stall_ticks: u32,
-    /// How long a leader that stepped down because it could not work does not campaign.
-    pub ban_ticks: u32,
-    /// Most bytes of records in one append (one record may be larger).
-    pub append_bytes: u64,
-    /// Most bytes under way to one follower.
-    pub window_bytes: u64,
-}
+use super::settings::Settings;
 
 /// What a node is at the moment, as others may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -578,7 +556,8 @@ impl Node {
     pub(super) fn arm_election(&mut self) {
         let doubled = self.settings.election_ticks.saturating_mul(1 << self.failed_elections.min(16));
         let shortest = doubled.min(self.settings.election_ticks_max).max(self.settings.election_ticks);
-        self.election = Some(self.chance.between(shortest, shortest.saturating_mul(2)));
+        let longest = shortest.saturating_mul(2).min(self.settings.election_ticks_max.max(self.settings.election_ticks * 2));
+        self.election = Some(self.chance.between(shortest.min(longest / 2 + 1), longest));
     }
 
     /// Starts a pre-vote after a short jitter, unless one is due sooner.
