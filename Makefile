@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless cluster kill-leader demo chaos bench install clean
+.PHONY: help cargo build test check bless cluster kill-leader demo chaos bench model bugbank install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
@@ -20,6 +20,8 @@ help:
 	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
 	@echo 'make bench        throughput and latency on a scratch cluster under target/'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
+	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
+	@echo 'make bugbank      plant known mistakes one by one and show which test notices each'
 	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
 	@echo
 	@echo 'ARGS passes flags on: make chaos ARGS="--duration 30s --writers 4"'
@@ -58,6 +60,14 @@ chaos: build
 # On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
 bench: build
 	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
+
+# Some hundred bytes of memory for three states.
+STATES ?= 20000000
+model: cargo
+	@APEXKV_MODEL=full APEXKV_MODEL_STATES=$(STATES) $(CARGO) test --release -p apexkv --test model -- --nocapture
+
+bugbank: cargo
+	@CARGO='$(CARGO)' tests/bugbank.sh $(ARGS)
 
 install: build
 	install -d '$(DESTDIR)$(PREFIX)/bin'

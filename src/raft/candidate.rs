@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::message::{HardState, Message, NodeId};
+use super::bugbank::planted;
+use super::message::{Envelope, HardState, Message, NodeId};
 use super::node::{Node, Role};
 use super::quorum;
 
@@ -70,6 +71,9 @@ impl Node {
         self.enter_term(HardState { term: self.state.term + 1, vote: Some(self.id) });
         self.become_candidate(Phase::Vote, transfer);
         self.election = None;
+        if planted(87) {
+            self.ask_for_votes(transfer, |node, request| node.outbox.push(request));
+        }
     }
 
     /// Term and vote as they stand are durable now. A candidate's requests leave, and its own vote counts.
@@ -79,12 +83,16 @@ impl Node {
             return;
         }
         let transfer = candidacy.transfer;
-        let last = self.outline.last();
-        for peer in self.other_voters() {
-            self.send(peer, Message::Vote { last, transfer });
-        }
+        self.ask_for_votes(transfer, |node, request| node.send(request.to, request.message));
         self.arm_election();
         self.count_votes();
+    }
+
+    fn ask_for_votes(&mut self, transfer: bool, send: impl Fn(&mut Node, Envelope)) {
+        let (last, term) = (self.outline.last(), self.state.term);
+        for to in self.other_voters() {
+            send(self, Envelope { from: self.id, to, term, message: Message::Vote { last, transfer } });
+        }
     }
 
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: u64, proposed_term: u64, granted: bool) {

@@ -41,6 +41,7 @@
 //! back through [`Node::synced`] and [`Node::hard_state_stored`]. What [`Node::step`] returns ([`Take`]) and what [`Node::take_noop`]
 //! gives must be staged before the next call.
 
+mod bugbank;
 mod candidate;
 mod chance;
 mod follower;
@@ -52,6 +53,7 @@ mod outline;
 mod progress;
 pub mod quorum;
 mod ready;
+mod search;
 mod settings;
 
 pub use message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId, TermRun};

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::bugbank::planted;
 use super::candidate::{Candidacy, Phase};
 use super::chance::Chance;
 use super::invariants::Watch;
@@ -46,8 +47,8 @@ pub struct Recovered {
 
 /// A write of records that the host has issued and the disk has not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Write {
-    sequence: u64,
+pub(super) struct Write {
+    pub(super) sequence: u64,
     /// Last entry of this log that its completion makes durable; lowered when a conflict drops entries under it.
     last: u64,
 }
@@ -63,11 +64,11 @@ pub struct Node {
     pub(super) state: HardState,
     /// Term and vote as known durable.
     pub(super) stored: HardState,
-    storing: Option<(u64, HardState)>,
-    next_ticket: u64,
+    pub(super) storing: Option<(u64, HardState)>,
+    pub(super) next_ticket: u64,
     pub(super) outline: Outline,
-    writes: VecDeque<Write>,
-    next_write: u64,
+    pub(super) writes: VecDeque<Write>,
+    pub(super) next_write: u64,
     pub(super) durable: u64,
     pub(super) commit: u64,
     /// Highest index verified against the leader of the present term; at least `commit`.
@@ -252,6 +253,7 @@ impl Node {
             Message::PreVote { proposed_term, last } => self.on_pre_vote(from, term, proposed_term, last),
             Message::PreVoteReply { proposed_term, granted } => self.on_pre_vote_reply(from, term, proposed_term, granted),
             Message::Vote { last, transfer } => self.on_vote(from, term, last, transfer),
+            Message::VoteReply { granted } if planted(11) => self.on_vote_reply(from, granted),
             _ if term < self.state.term => self.refuse_stale(from, &message),
             message => {
                 if term > self.state.term {
@@ -499,7 +501,9 @@ impl Node {
         self.outline.truncate(first);
         self.durable = self.durable.min(first - 1);
         // A write under way that held dropped entries still makes the ones before them durable, and nothing more.
-        self.writes.iter_mut().for_each(|write| write.last = write.last.min(first - 1));
+        if !planted(23) {
+            self.writes.iter_mut().for_each(|write| write.last = write.last.min(first - 1));
+        }
     }
 
     pub(super) fn take_entries(&mut self, first: u64, entries: &Entries, skip: u64) {
@@ -519,7 +523,8 @@ impl Node {
     /// Sends in the present term; waits for the hard state if term and vote are not durable yet.
     pub(super) fn send(&mut self, to: NodeId, message: Message) {
         let envelope = Envelope { from: self.id, to, term: self.state.term, message };
-        if self.may_write() {
+        let premature = planted(3) && matches!(envelope.message, Message::VoteReply { .. });
+        if self.may_write() || premature {
             self.outbox.push(envelope);
         } else {
             self.held.push(envelope);

@@ -123,6 +123,13 @@ impl Progress {
         self.mode = Mode::Snapshot;
     }
 
+    /// As if the follower had just been heard; a pause lasts `heartbeat` ticks.
+    pub(super) fn normalise_for_search(&mut self, heartbeat: u32) {
+        self.silent = 0;
+        self.stuck = 0;
+        self.pause = if self.pause > 0 { heartbeat } else { 0 };
+    }
+
     /// A probe may leave at once.
     pub(super) fn resume(&mut self) {
         self.pause = 0;
