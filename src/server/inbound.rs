@@ -36,7 +36,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     }
     pending.settle();
     shared.learn_address(peer, &hello);
-    if !shared.registry.open(peer, &hello, stream) {
+    if !shared.registry.open(peer, &hello, stream.clone()) {
         return;
     }
     let opened = Instant::now();

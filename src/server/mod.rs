@@ -42,6 +42,7 @@ mod output;
 pub mod peers;
 mod raft_thread;
 mod reads;
+pub mod recovered;
 pub mod registry;
 pub mod replica;
 mod request;

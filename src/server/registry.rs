@@ -30,6 +30,19 @@ impl<C: Send + 'static> Inbox for Sender<Event<C>> {
     }
 }
 
+/// A link's transport, as far as the registry needs it.
+pub trait Severable: Send + Sync {
+    /// Ends the link at once, for both sides.
+    fn sever(&self);
+}
+
+impl Severable for TcpStream {
+    fn sever(&self) {
+        // A socket that is gone already needs nothing.
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
 /// The age of a link: of two links of a peer, the greater one is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age {
@@ -52,7 +65,7 @@ pub struct Registry {
 
 #[derive(Default)]
 struct Open {
-    links: BTreeMap<(NodeId, LinkClass), (Age, Arc<TcpStream>)>,
+    links: BTreeMap<(NodeId, LinkClass), (Age, Arc<dyn Severable>)>,
     announced: BTreeMap<NodeId, (u64, u64)>,
 }
 
@@ -69,7 +82,7 @@ impl Registry {
 
     /// Makes a link the current one of its peer and class; a control link is announced. The older link of the class is cut, and
     /// so are all links of an older process of the peer. False, and nothing happens, if a newer link is open already.
-    pub fn open(&self, peer: NodeId, hello: &Hello, stream: &Arc<TcpStream>) -> bool {
+    pub fn open(&self, peer: NodeId, hello: &Hello, stream: Arc<dyn Severable>) -> bool {
         let age = Age::of(hello);
         let mut open = self.open.lock();
         let of_peer: Vec<(LinkClass, Age)> =
@@ -79,13 +92,13 @@ impl Registry {
         }
         for (class, _) in of_peer.into_iter().filter(|(class, other)| *class == hello.link || other.boot < age.boot) {
             if let Some((_, older)) = open.links.remove(&(peer, class)) {
-                let _ = older.shutdown(Shutdown::Both);
+                older.sever();
             }
             if class == LinkClass::Control && hello.link != LinkClass::Control {
                 self.inbox.link(peer, LinkChange::Down);
             }
         }
-        open.links.insert((peer, hello.link), (age, stream.clone()));
+        open.links.insert((peer, hello.link), (age, stream));
         if hello.link == LinkClass::Control {
             let process = (hello.boot, hello.nonce);
             let fresh = open.announced.insert(peer, process) != Some(process);

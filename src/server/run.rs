@@ -13,8 +13,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::raft::{self, Node, Outline, Recovered, Settings};
-use crate::storage::directory::{Directory, Founding, Opened};
+use crate::raft::{Node, Settings};
+use crate::storage::directory::{Directory, Opened};
 use crate::storage::disk::Disk;
 use crate::storage::real::RealDisk;
 use crate::storage::{self, mapping};
@@ -25,6 +25,7 @@ use super::event::Event;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
+use super::recovered::recovered;
 use super::replica::{Limits, Replica};
 use super::status::{Member, StatusView};
 use super::view::PeerView;
@@ -157,13 +158,10 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let marks = directory.take_marks();
     let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, store, commit, .. } =
         directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
-    let (base, runs, configs) = log.outline();
-    let mut outline = Outline::new(base, initial_config(&founding));
-    runs.iter().for_each(|run| outline.extend(run.term, run.count));
-    configs.into_iter().for_each(|(index, config)| outline.push_config(index, config));
-    log::info!("recovered the log to {} in term {}, {} keys", outline.last(), hard_state.term, store.keys());
+    let recovered = recovered(&founding, hard_state, &log, commit);
+    log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    let view = Arc::new(PeerView::new(hard_state.term, outline.last()));
+    let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last()));
     let peers = Arc::new(Peers::start(
         PeersConfig {
             id: config.id.clone(),
@@ -179,7 +177,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         Arc::clone(&view),
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
-    let node = Node::new(own, settings(config), rand::random(), Recovered { hard_state, outline, commit });
+    let node = Node::new(own, settings(config), rand::random(), recovered);
     let limits = Limits { disk_stall_ms: config.disk_stall_handover.as_millis() as u64, ..Limits::default() };
     let replica = Replica::new(node, log, applier, limits);
 
@@ -218,12 +216,6 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk_work.into_iter().for_each(join_thread);
     drop(lock);
     Ok(())
-}
-
-/// The members of the founding record, all voters.
-fn initial_config(founding: &Founding) -> raft::Config {
-    let voters = identity::numbered(founding).into_iter().map(|(node, _)| node).collect();
-    raft::Config { voters, learners: Vec::new() }
 }
 
 /// A tick is a millisecond.

@@ -5,6 +5,7 @@
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
 use super::manifest::{self, Listed, Manifest, State};
+use super::record;
 use super::segment::{Chunk, Segment, file_name};
 use super::slots::SlotFile;
 use crate::error::{Error, Result};
@@ -77,6 +78,19 @@ impl Batch {
     /// How many bytes of records it writes.
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes().len() as u64).sum()
+    }
+
+    /// The entries it writes, in log order.
+    pub fn entries(&self) -> Vec<EntryId> {
+        let mut entries = Vec::new();
+        for chunk in &self.chunks {
+            let mut rest = chunk.bytes();
+            while let Ok((bytes, id)) = record::parse_header(rest) {
+                entries.push(id);
+                rest = &rest[bytes..];
+            }
+        }
+        entries
     }
 }
 

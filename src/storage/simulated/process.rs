@@ -1,7 +1,7 @@
 //! The simulated disk as one process sees it: [`Disk`], [`DiskFile`] and [`Mapping`] on top of the shared state. Each call checks
 //! first that its process still lives.
 
-use super::{Hold, InodeNumber, Operation, OperationKind, Shared, SimulatedDisk, next_random, powered_off};
+use super::{Hold, InodeNumber, Operation, OperationKind, SECTOR, Shared, SimulatedDisk, next_random, powered_off};
 use crate::storage::disk::{Disk, DiskFile, Mapping};
 use std::{fmt, io, sync::Arc};
 
@@ -178,13 +178,18 @@ impl SimulatedFile {
     }
 }
 
+/// How much of a write that breaks off after `bytes` is there: systems copy whole pages into the cache, so it ends with a sector.
+fn first_part(offset: u64, bytes: u64) -> usize {
+    ((offset + bytes) / SECTOR * SECTOR).saturating_sub(offset) as usize
+}
+
 impl DiskFile for SimulatedFile {
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
         let bytes = parts.concat();
         self.operate(OperationKind::Write, offset, &bytes, |state, outcome| match outcome {
             Ok(()) => state.image.write(self.number, &bytes, offset),
             Err(error) => {
-                let written = next_random(&mut state.random) as usize % (bytes.len() + 1);
+                let written = first_part(offset, next_random(&mut state.random) % (bytes.len() as u64 + 1));
                 state.image.write(self.number, &bytes[..written], offset)?;
                 Err(error)
             }

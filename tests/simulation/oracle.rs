@@ -1,0 +1,298 @@
+//! What must hold, whatever happens: checked after every step against what all members have shown, and against a model that applies the
+//! committed commands one by one. Sees the members only from outside; knows more than any of them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use apexkv::raft::{EntryId, Envelope, HardState, Message, Node, NodeId};
+use apexkv::server::event::Outcome;
+use apexkv::storage::store::Store;
+
+use super::model::{Effect, Model};
+use super::node::{Found, number_of};
+use super::operations::{Action, Operation};
+
+/// What a member has shown.
+#[derive(Clone, Debug, Default)]
+struct Ghost {
+    /// The terms of its entries.
+    terms: Vec<u64>,
+    durable: u64,
+    /// The terms of the entries that its disk holds, as its finished jobs have made them.
+    on_disk: Vec<u64>,
+    commit: u64,
+    applied: u64,
+    /// Term and vote that its disk holds.
+    hard_state: HardState,
+    /// The highest term that it has told anyone.
+    told: u64,
+    observations: u64,
+}
+
+/// Where an entry came from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    operation: Option<usize>,
+    /// The term of the entry before it, once it has been seen in a log.
+    previous: Option<u64>,
+}
+
+/// See the module's doc.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    nodes: Vec<Ghost>,
+    majority: usize,
+    entries: HashMap<(u64, u64), Origin>,
+    leaders: BTreeMap<u64, usize>,
+    votes: HashMap<(usize, u64), NodeId>,
+    /// Terms of the committed entries.
+    committed: Vec<u64>,
+    /// In which term each was seen committed first: every leader of a later term must hold it.
+    committed_in: Vec<u64>,
+    pub(crate) model: Model,
+    pub(crate) operations: Vec<Operation>,
+    /// The highest position in the log that any answer has relied on.
+    pub(crate) high_water: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(nodes: usize, keys: u64) -> Oracle {
+        let ghosts = vec![Ghost::default(); nodes];
+        Oracle { nodes: ghosts, majority: nodes / 2 + 1, model: Model::new(keys), ..Oracle::default() }
+    }
+
+    /// How many entries are committed.
+    pub(crate) fn commit(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
+    // ---- terms and votes ----
+
+    /// A job made this durable.
+    pub(crate) fn stored(&mut self, node: usize, state: HardState) {
+        self.nodes[node].hard_state = state;
+    }
+
+    /// A job wrote these entries and synced them.
+    pub(crate) fn written(&mut self, node: usize, entries: &[EntryId]) {
+        let Some(first) = entries.first() else { return };
+        let on_disk = &mut self.nodes[node].on_disk;
+        assert!(on_disk.len() as u64 + 1 >= first.index, "{node} writes {first} behind {} entries", on_disk.len());
+        on_disk.truncate(first.index as usize - 1);
+        on_disk.extend(entries.iter().map(|entry| entry.term));
+    }
+
+    /// A message is about to leave.
+    pub(crate) fn sent(&mut self, node: usize, envelope: &Envelope) {
+        let Envelope { to, term, message, .. } = envelope;
+        let stored = self.nodes[node].hard_state;
+        assert!(stored.term >= *term, "{message:?} of term {term} leaves {node} whose disk holds {stored:?}");
+        self.nodes[node].told = self.nodes[node].told.max(*term);
+        let vote = match message {
+            Message::VoteReply { granted: true } => *to,
+            Message::Vote { .. } => number_of(node),
+            _ => return,
+        };
+        assert!(stored.term > *term || stored.vote == Some(vote), "{message:?} to {to} leaves {node} whose disk holds {stored:?}");
+        let before = *self.votes.entry((node, *term)).or_insert(vote);
+        assert!(before == vote, "{node} votes for {before} and for {vote} in term {term}");
+    }
+
+    /// A process started: what it found is held against what it had shown before.
+    pub(crate) fn started(&mut self, node: usize, found: &Found) {
+        let ghost = &mut self.nodes[node];
+        let term = found.hard_state.term;
+        assert!(term >= ghost.told, "{node} comes back in term {term} and has spoken in {}", ghost.told);
+        let kept = found.terms.iter().zip(&ghost.terms).take_while(|(now, before)| now == before).count() as u64;
+        let (durable, last) = (ghost.durable, found.terms.len());
+        assert!(kept >= durable, "{node} comes back with {last} entries of which {kept} are as before; {durable} were durable");
+        if let Some(vote) = self.votes.get(&(node, term)) {
+            assert!(found.hard_state.vote == Some(*vote), "{node} comes back with {:?} and has voted for {vote}", found.hard_state);
+        }
+        let told = ghost.told;
+        let on_disk = found.terms.clone();
+        self.nodes[node] = Ghost { durable: last as u64, on_disk, hard_state: found.hard_state, told, ..Ghost::default() };
+        for (position, entry) in found.terms.iter().enumerate() {
+            self.append(node, position as u64 + 1, *entry);
+        }
+    }
+
+    /// A process ended: nothing it knows lasts.
+    pub(crate) fn ended(&mut self, node: usize) {
+        self.nodes[node].commit = 0;
+        self.nodes[node].applied = 0;
+    }
+
+    /// A node leads: once for each node and term.
+    pub(crate) fn leads(&mut self, node: usize, core: &Node) {
+        let term = core.term();
+        let other = *self.leaders.entry(term).or_insert(node);
+        assert!(other == node, "{other} and {node} both lead term {term}");
+        for (position, committed) in self.committed.iter().enumerate().filter(|(position, _)| self.committed_in[*position] < term) {
+            let index = position as u64 + 1;
+            let held = core.outline().term_of(index);
+            assert!(held == Some(*committed), "{node} leads term {term} with {held:?} at {index}, where {committed} is committed");
+        }
+        let noop = core.last();
+        let before = self.entries.insert((noop.index, noop.term), Origin { operation: None, previous: None });
+        assert!(before.is_none(), "{node} begins term {term} with an entry {noop} that exists already");
+    }
+
+    /// A leader has put an operation into its log.
+    pub(crate) fn proposed(&mut self, id: EntryId, operation: usize) {
+        let before = self.entries.insert((id.index, id.term), Origin { operation: Some(operation), previous: None });
+        assert!(before.is_none(), "the entry {id} is proposed twice");
+        self.operations[operation].entry = Some(id);
+    }
+
+    // ---- logs ----
+
+    fn append(&mut self, node: usize, index: u64, term: u64) {
+        let ghost = &mut self.nodes[node];
+        assert!(ghost.terms.len() as u64 + 1 == index, "{node} appends {index} behind {}", ghost.terms.len());
+        let previous = ghost.terms.last().copied().unwrap_or(0);
+        let origin = self.entries.get_mut(&(index, term));
+        let origin = origin.unwrap_or_else(|| panic!("{node} holds the entry {term}:{index}, which no leader has written"));
+        let expected = *origin.previous.get_or_insert(previous);
+        assert!(expected == previous, "{node} holds {term}:{index} behind term {previous}, others behind {expected}");
+        ghost.terms.push(term);
+    }
+
+    /// Looks at a node after each of its steps.
+    pub(crate) fn observe(&mut self, node: usize, core: &Node, store: &Store) {
+        let outline = core.outline();
+        let last = core.last().index;
+        let ghost = &mut self.nodes[node];
+        ghost.observations += 1;
+        let mut kept = last.min(ghost.terms.len() as u64);
+        let same = |index: u64, terms: &[u64]| outline.term_of(index) == Some(terms[index as usize - 1]);
+        while kept > 0 && !same(kept, &ghost.terms) {
+            kept -= 1;
+        }
+        if ghost.observations.is_multiple_of(64) {
+            let wrong = (1..=kept).find(|index| !same(*index, &ghost.terms));
+            assert!(wrong.is_none(), "{node} holds another entry at {wrong:?} than before, below an equal one");
+        }
+        ghost.terms.truncate(kept as usize);
+        for index in kept + 1..=last {
+            self.append(node, index, outline.term_of(index).unwrap_or(0));
+        }
+        self.observe_durable(node, kept, core.durable());
+        self.observe_commit(node, core);
+        let applied = store.applied();
+        assert!(applied <= core.commit(), "{node} has applied {applied} with commit {}", core.commit());
+        if applied != self.nodes[node].applied {
+            assert!(applied > self.nodes[node].applied, "{node} has applied {} and then {applied}", self.nodes[node].applied);
+            self.nodes[node].applied = applied;
+            self.model.compare(node, applied, store);
+        }
+    }
+
+    /// What a node says to be durable must be on its disk; up to `kept` it was looked at before, as far as it was durable then.
+    fn observe_durable(&mut self, node: usize, kept: u64, durable: u64) {
+        let ghost = &mut self.nodes[node];
+        for index in ghost.durable.min(kept) as usize..durable as usize {
+            let (said, held) = (ghost.terms[index], ghost.on_disk.get(index));
+            assert!(held == Some(&said), "{node} takes {said}:{} for durable, and its disk holds {held:?} there", index + 1);
+        }
+        ghost.durable = durable;
+    }
+
+    fn observe_commit(&mut self, node: usize, core: &Node) {
+        let before = self.nodes[node].commit;
+        let commit = core.commit();
+        assert!(commit >= before, "the commit index of {node} fell from {before} to {commit}");
+        self.nodes[node].commit = commit;
+        for index in before + 1..=commit {
+            let term = self.nodes[node].terms[index as usize - 1];
+            match self.committed.get(index as usize - 1) {
+                Some(known) => assert!(*known == term, "{node} commits {term}:{index}, others {known}:{index}"),
+                None => self.commit_next(node, EntryId { term, index }, core.term()),
+            }
+        }
+    }
+
+    /// An entry is seen committed for the first time.
+    fn commit_next(&mut self, node: usize, id: EntryId, term: u64) {
+        let holds = |ghost: &&Ghost| ghost.durable >= id.index && ghost.terms.get(id.index as usize - 1) == Some(&id.term);
+        let copies = self.nodes.iter().filter(holds).count();
+        assert!(copies >= self.majority, "{node} commits {id}, which {copies} of {} nodes hold durably", self.nodes.len());
+        self.committed.push(id.term);
+        self.committed_in.push(term);
+        let operation = self.entries[&(id.index, id.term)].operation;
+        if let Some(number) = operation {
+            let operation = &mut self.operations[number];
+            operation.committed = true;
+            assert!(!operation.refused, "{id} commits {operation:?}, which was refused");
+            self.model.apply(number, operation);
+        } else {
+            self.model.skip();
+        }
+    }
+
+    // ---- answers ----
+
+    /// A new operation is about to be handed in; returns its number.
+    pub(crate) fn invoke(&mut self, key: u64, action: Action, value_bytes: u64) -> usize {
+        let operation = Operation { key, action, value_bytes, floor: self.high_water, entry: None, committed: false, refused: false };
+        self.operations.push(operation);
+        self.operations.len() - 1
+    }
+
+    /// A write was answered. Returns the version that the client knows of its key now.
+    pub(crate) fn answered(&mut self, number: usize, outcome: &Outcome) -> Option<u64> {
+        let operation = self.operations[number].clone();
+        let effect = match outcome {
+            Outcome::Written { version } => {
+                assert!(operation.entry.is_some_and(|entry| entry.index == *version), "{operation:?} is answered with {version}");
+                Effect::Written
+            }
+            Outcome::NotFound => Effect::NotFound,
+            Outcome::Conflict { current } => Effect::Conflict(*current),
+            Outcome::NotLeader { .. } | Outcome::Busy(_) => {
+                assert!(!operation.committed, "{operation:?} is committed and is answered with {outcome:?}");
+                assert!(operation.entry.is_none(), "{operation:?} is in a log and is answered with {outcome:?}");
+                self.operations[number].refused = true;
+                return None;
+            }
+            Outcome::Unknown(_) => return None,
+            Outcome::Found(_) | Outcome::Proceed => panic!("the write {operation:?} is answered with {outcome:?}"),
+        };
+        let entry = operation.entry.unwrap_or_else(|| panic!("{operation:?} never entered a log and is answered with {outcome:?}"));
+        let committed = self.committed.get(entry.index as usize - 1);
+        assert!(committed == Some(&entry.term), "{operation:?} is answered with {outcome:?} and {committed:?} is committed there");
+        let expected = self.model.effect(entry.index);
+        assert!(expected == effect, "{operation:?} is answered with {outcome:?}, the model says {expected:?}");
+        self.complete(number, entry.index);
+        match effect {
+            Effect::Written if operation.action == Action::Delete => Some(0),
+            Effect::Written => Some(entry.index),
+            Effect::Conflict(current) => Some(current),
+            _ => Some(0),
+        }
+    }
+
+    /// A read saw the state right after the entry at `position`.
+    pub(crate) fn read(&mut self, number: usize, position: u64, version: u64) {
+        let operation = &self.operations[number];
+        assert!(position >= operation.floor, "{operation:?} reads at {position}, behind an answer that relied on {}", operation.floor);
+        assert!(position <= self.commit(), "{operation:?} reads at {position} with {} committed", self.commit());
+        let expected = self.model.version_at(operation.key, position);
+        assert!(version == expected, "{operation:?} reads version {version} at {position}, the model says {expected}");
+        self.high_water = self.high_water.max(position);
+    }
+
+    fn complete(&mut self, number: usize, position: u64) {
+        let operation = &self.operations[number];
+        assert!(position > operation.floor, "{operation:?} stands at {position}, not behind {}", operation.floor);
+        self.high_water = self.high_water.max(position);
+    }
+
+    /// A value was read for a version: it must be the one that was written.
+    pub(crate) fn check_value(&self, version: u64, value: &[u8]) {
+        let term = self.committed[version as usize - 1];
+        let number = self.entries[&(version, term)].operation;
+        let number = number.unwrap_or_else(|| panic!("version {version} was written by no operation"));
+        let expected = self.operations[number].value(number);
+        assert!(value == expected, "version {version} reads {} bytes that were not written", value.len());
+    }
+}

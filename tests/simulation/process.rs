@@ -1,0 +1,430 @@
+//! The life of a process: start, the rounds of its Raft thread, the jobs of its disk threads, death. The order in which work is done, and
+//! how much of it was done when the process died, are drawn from the seed.
+
+use apexkv::error::Error;
+use apexkv::raft::{EntryId, HardState};
+use apexkv::server::event::Event;
+use apexkv::server::identity::Refusal;
+use apexkv::server::replica::Actions;
+use apexkv::storage::preparer::PrepareError;
+use apexkv::storage::simulated::CrashPolicy;
+use apexkv::storage::writer::Job;
+
+use super::node::{Running, number_of, start};
+use super::oracle::Oracle;
+use super::plan::{Death, MILLISECOND, SECOND, Time};
+use super::world::{What, World};
+
+/// Most events taken in before what they caused is handed out.
+const BURST: usize = 4096;
+/// How long a leader that is asked to stop waits for a successor.
+const HANDOVER_PATIENCE: Time = SECOND;
+/// How often changed marks are made durable.
+const MARKS_EVERY: Time = SECOND;
+
+impl World {
+    // ---- start and death ----
+
+    /// Starts a node's process, if it is down. One that refuses its damaged files stays down.
+    pub(crate) fn start(&mut self, node: usize) {
+        let member = &mut self.members[node];
+        if member.process.is_some() || member.gone {
+            return;
+        }
+        member.powered = true;
+        member.lives += 1;
+        let seed = self.random.number();
+        match start(&self.plan, &self.members[node], node, &self.founding, seed) {
+            Ok((process, found)) => {
+                self.counts.starts += 1;
+                self.oracle.started(node, &found);
+                let now = self.now;
+                let member = &mut self.members[node];
+                member.process = Some(process);
+                if self.interrupted.remove(&node).is_some() {
+                    member.disk.clear_faults();
+                }
+                member.clock = (0, now, member.clock.2);
+                self.trace.note(&[1, node as u64, found.hard_state.term, found.terms.len() as u64]);
+                let peers: Vec<_> = self.links_of(node);
+                for (peer, class) in peers {
+                    let pause = self.random.below(3 * MILLISECOND);
+                    self.dial_later(node, peer, class, pause);
+                }
+                let life = self.members[node].lives;
+                self.schedule(self.now + MARKS_EVERY, What::Marks { node, life });
+                self.rouse(node);
+            }
+            Err(error) => self.not_started(node, &error),
+        }
+    }
+
+    fn not_started(&mut self, node: usize, error: &Error) {
+        let member = &mut self.members[node];
+        self.trace.note(&[2, node as u64]);
+        if member.disk.is_off() {
+            let (death, down) = self.interrupted.remove(&node).unwrap_or((Death::Tear, 100 * MILLISECOND));
+            self.members[node].disk.clear_faults();
+            self.end_disk(node, death);
+            self.schedule(self.now + down, What::Start(node));
+        } else if self.failing.remove(&node).is_some() {
+            member.disk.clear_faults();
+            member.disk.kill();
+            self.schedule(self.now + 100 * MILLISECOND, What::Start(node));
+        } else {
+            assert!(member.damaged, "{node} refuses to start: {error}");
+            assert!(matches!(error, Error::Corrupt { .. } | Error::Io { .. }), "{node} refuses to start: {error}");
+            member.disk.kill();
+            member.gone = true;
+            self.counts.gone += 1;
+        }
+    }
+
+    /// A node's process ends. It starts again after a while, unless it is to stay down.
+    pub(crate) fn die(&mut self, node: usize, death: Death, down: Option<Time>) {
+        if self.members[node].process.is_none() {
+            return;
+        }
+        self.interrupt_disk_work(node);
+        self.members[node].process = None;
+        self.failing.remove(&node);
+        self.members[node].disk.clear_faults();
+        self.end_disk(node, death);
+        self.oracle.ended(node);
+        self.hang_up_all(node);
+        self.links_of_the_dead(node, death);
+        self.members[node].powered = death == Death::Kill;
+        self.members[node].paused_until = 0;
+        self.trace.note(&[5, node as u64]);
+        if let Some(down) = down {
+            self.schedule(self.now + down, What::Start(node));
+        }
+    }
+
+    pub(crate) fn end_disk(&mut self, node: usize, death: Death) {
+        let disk = &self.members[node].disk;
+        match death {
+            Death::Kill => disk.kill(),
+            Death::LoseAll => disk.crash(&CrashPolicy::LoseAll),
+            Death::Tear => disk.crash(&CrashPolicy::Random),
+            Death::KeepAll => disk.crash(&CrashPolicy::KeepAll),
+        }
+    }
+
+    /// A process that cannot go on ends by itself.
+    pub(crate) fn fatal(&mut self, node: usize, error: &Error) {
+        let known = self.failing.remove(&node).is_some() || self.members[node].damaged;
+        assert!(known, "{node} ends without a fault of its disk: {error}");
+        self.counts.fatal += 1;
+        self.die(node, Death::Kill, Some(200 * MILLISECOND));
+    }
+
+    /// What was under way at the disk has happened, has not, or has in part.
+    fn interrupt_disk_work(&mut self, node: usize) {
+        let partly = self.random.per_mille(700);
+        let operations = 1 + self.random.below(4);
+        let prepared = 1 + self.random.below(7);
+        let member = &mut self.members[node];
+        let Some(process) = &mut member.process else { return };
+        if partly && let Some(Running::Before(job)) = process.running.take() {
+            self.counts.jobs_cut += 1;
+            member.disk.clear_faults();
+            member.disk.power_off_at(operations);
+            let effect = DiskEffect::of(&job);
+            if process.writer.run(job).is_ok() {
+                effect.tell(node, &mut self.oracle);
+            }
+        }
+        let member = &mut self.members[node];
+        let Some(process) = &mut member.process else { return };
+        if partly
+            && !member.disk.is_off()
+            && let Some(bytes) = process.preparing.take()
+        {
+            member.disk.clear_faults();
+            member.disk.power_off_at(prepared);
+            let _ = process.preparer.prepare(bytes);
+        }
+    }
+
+    // ---- the Raft thread ----
+
+    /// Something lies in a node's inbox: its Raft thread wakes up soon.
+    pub(crate) fn rouse(&mut self, node: usize) {
+        let delay = self.random.between(self.plan.wake);
+        self.wake_by(node, self.now + delay);
+    }
+
+    fn wake_by(&mut self, node: usize, at: Time) {
+        let Some(process) = &mut self.members[node].process else { return };
+        if process.wake_at.is_none_or(|due| due > at) {
+            process.wake_at = Some(at);
+            let life = process.life;
+            self.schedule(at, What::Wake { node, life });
+        }
+    }
+
+    /// One round of a Raft thread.
+    pub(crate) fn wake(&mut self, node: usize, life: u64) {
+        let now = self.now;
+        let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
+        if process.wake_at != Some(now) {
+            return;
+        }
+        process.wake_at = None;
+        for _ in 0..BURST {
+            let Some(event) = self.members[node].process.as_ref().and_then(|process| process.inbox.take()) else { break };
+            self.feed(node, event);
+        }
+        self.pass_time(node);
+        let Some(process) = &mut self.members[node].process else { return };
+        let actions = process.replica.flush();
+        self.counts.events += 1;
+        self.publish(node);
+        let Some(process) = &self.members[node].process else { return };
+        self.oracle.observe(node, process.replica.node(), &process.store);
+        let position = process.replica.node();
+        let facts = [0, node as u64, position.term(), position.commit(), position.durable(), position.last().index];
+        self.trace.note(&facts);
+        let (more, deadline) = (actions.more, process.replica.ms_to_deadline());
+        self.carry_out(node, actions);
+        self.stop_if_asked(node);
+        if more {
+            self.rouse(node);
+        } else {
+            let at = self.members[node].after(self.now, deadline * 1000);
+            self.wake_by(node, at);
+        }
+        if self.members[node].process.as_ref().is_some_and(|process| !process.inbox.is_empty()) {
+            self.rouse(node);
+        }
+    }
+
+    fn feed(&mut self, node: usize, event: Event<u64>) {
+        self.counts.events += 1;
+        let writes = if let Event::Client(batch) = &event { self.writes_of(batch) } else { Vec::new() };
+        let Some(process) = &mut self.members[node].process else { return };
+        let before = process.replica.node().last();
+        process.replica.handle(event);
+        let core = process.replica.node();
+        if !writes.is_empty() && core.last() != before {
+            let (term, first) = (core.term(), before.index + 1);
+            assert!(core.last() == EntryId { term, index: before.index + writes.len() as u64 }, "{node} takes a batch in part");
+            for (index, operation) in (first..).zip(writes) {
+                self.oracle.proposed(EntryId { term, index }, operation);
+            }
+        }
+        self.note_leadership(node);
+    }
+
+    fn pass_time(&mut self, node: usize) {
+        let local = self.members[node].local(self.now) / 1000;
+        let Some(process) = &mut self.members[node].process else { return };
+        let elapsed = local - process.ticked;
+        if elapsed > 0 {
+            process.ticked = local;
+            process.replica.tick(elapsed);
+            self.counts.events += 1;
+            self.note_leadership(node);
+        }
+    }
+
+    fn note_leadership(&mut self, node: usize) {
+        let Some(process) = &mut self.members[node].process else { return };
+        let leads = process.replica.is_leader().then(|| process.replica.node().term());
+        if leads != process.leads {
+            process.leads = leads;
+            if leads.is_some() {
+                self.counts.elections += 1;
+                self.oracle.leads(node, process.replica.node());
+            }
+        }
+    }
+
+    /// Shows the handshakes where the replica stands, as the Raft thread does.
+    fn publish(&mut self, node: usize) {
+        let Some(process) = &mut self.members[node].process else { return };
+        let position = process.replica.position();
+        process.view.set_position(position.term, position.last);
+        for (peer, matched) in &position.matched {
+            let term = process.replica.node().outline().term_of(*matched).unwrap_or(0);
+            process.view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, actions: Actions<u64>) {
+        let Actions { send, jobs, prepare, replies, .. } = actions;
+        let Some(process) = &mut self.members[node].process else { return };
+        let life = process.life;
+        process.jobs.extend(jobs);
+        process.requests.extend(prepare);
+        for outgoing in send {
+            self.send(node, outgoing);
+        }
+        if !self.alive(node, life) {
+            return;
+        }
+        self.begin_job(node);
+        self.begin_preparing(node);
+        for reply in replies {
+            self.answer(node, reply);
+        }
+    }
+
+    pub(crate) fn alive(&self, node: usize, life: u64) -> bool {
+        self.members[node].process.as_ref().is_some_and(|process| process.life == life)
+    }
+
+    fn stop_if_asked(&mut self, node: usize) {
+        let Some(process) = &self.members[node].process else { return };
+        if let Some((since, down)) = process.stopping
+            && (!process.replica.is_leader() || self.plan.nodes < 2 || self.now > since + HANDOVER_PATIENCE)
+        {
+            self.die(node, Death::Kill, Some(down));
+        }
+    }
+
+    // ---- the disk's threads ----
+
+    fn disk_time(&mut self, node: usize, usual: (Time, Time)) -> Time {
+        let time = self.random.spread(usual);
+        let member = &self.members[node];
+        time + if self.now < member.slow_until { member.slow_extra } else { 0 }
+    }
+
+    fn begin_job(&mut self, node: usize) {
+        let early = self.random.per_mille(250);
+        let time = self.disk_time(node, self.plan.sync);
+        let Some(process) = &mut self.members[node].process else { return };
+        if process.running.is_some() {
+            return;
+        }
+        let Some(job) = process.jobs.pop_front() else { return };
+        let life = process.life;
+        process.running = Some(Running::Before(job));
+        if early && self.members[node].hung_until <= self.now {
+            self.run_job(node);
+        }
+        self.schedule(self.now + time, What::JobDone { node, life });
+    }
+
+    /// Lets the job under way reach the disk.
+    fn run_job(&mut self, node: usize) {
+        let Some(process) = &mut self.members[node].process else { return };
+        match process.running.take() {
+            Some(Running::Before(job)) => {
+                let effect = DiskEffect::of(&job);
+                match process.writer.run(job) {
+                    Ok(completion) => {
+                        process.running = Some(Running::Done(completion));
+                        effect.tell(node, &mut self.oracle);
+                    }
+                    Err(error) => self.fatal(node, &error),
+                }
+            }
+            other => process.running = other,
+        }
+    }
+
+    /// The log writer reports its job.
+    pub(crate) fn job_done(&mut self, node: usize, life: u64) {
+        if !self.alive(node, life) {
+            return;
+        }
+        let hung = self.members[node].hung_until;
+        if self.now < hung {
+            return self.schedule(hung, What::JobDone { node, life });
+        }
+        self.run_job(node);
+        let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
+        if let Some(Running::Done(completion)) = process.running.take() {
+            self.counts.syncs += 1;
+            process.inbox.push(Event::Disk(completion));
+            self.rouse(node);
+            self.begin_job(node);
+        }
+    }
+
+    fn begin_preparing(&mut self, node: usize) {
+        let time = self.disk_time(node, self.plan.prepare);
+        let Some(process) = &mut self.members[node].process else { return };
+        if process.preparing.is_some() {
+            return;
+        }
+        if let Some(bytes) = process.requests.pop_front() {
+            process.preparing = Some(bytes);
+            let life = process.life;
+            self.schedule(self.now + time, What::Prepared { node, life });
+        }
+    }
+
+    /// The preparer is done.
+    pub(crate) fn prepared(&mut self, node: usize, life: u64) {
+        let hung = self.members[node].hung_until;
+        let full = self.members[node].full_until > self.now;
+        if self.now < hung {
+            return self.schedule(hung, What::Prepared { node, life });
+        }
+        let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
+        let Some(bytes) = process.preparing.take() else { return };
+        match process.preparer.prepare(bytes) {
+            Ok(segment) => {
+                process.jobs.push_back(Job::List(segment));
+                self.begin_job(node);
+            }
+            Err(PrepareError::Full(reason)) => {
+                assert!(full, "{node} has no room on an empty disk: {reason}");
+                self.counts.full += 1;
+                process.inbox.push(Event::NotPrepared(reason));
+                self.rouse(node);
+            }
+            Err(PrepareError::Fatal(error)) => return self.fatal(node, &error),
+        }
+        self.begin_preparing(node);
+    }
+
+    /// Changed marks are made durable.
+    pub(crate) fn flush_marks(&mut self, node: usize, life: u64) {
+        let hung = self.members[node].hung_until;
+        let at = (self.now + MARKS_EVERY).max(hung);
+        if !self.alive(node, life) {
+            return;
+        }
+        self.schedule(at, What::Marks { node, life });
+        let Some(process) = self.members[node].process.as_ref().filter(|_| self.now >= hung) else { return };
+        if let Err(error) = process.marks.flush(&process.view) {
+            self.fatal(node, &error);
+        }
+    }
+
+    /// A peer is refused: only one that is damaged may be, or for a moment one whose words overtook its hello.
+    pub(crate) fn note_refusal(&mut self, peer: usize, refusal: &Refusal) {
+        let passing = matches!(refusal, Refusal::RolledBack { .. } | Refusal::OldCopy { .. });
+        assert!(passing || self.members[peer].damaged, "{} is refused: {refusal}", number_of(peer));
+    }
+}
+
+/// What a job changes on the disk, for the oracle.
+enum DiskEffect {
+    HardState(HardState),
+    Entries(Vec<EntryId>),
+    Nothing,
+}
+
+impl DiskEffect {
+    fn of(job: &Job) -> DiskEffect {
+        match job {
+            Job::HardState { state, .. } => DiskEffect::HardState(*state),
+            Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
+            Job::Seal(_) | Job::List(_) => DiskEffect::Nothing,
+        }
+    }
+
+    fn tell(&self, node: usize, oracle: &mut Oracle) {
+        match self {
+            DiskEffect::HardState(state) => oracle.stored(node, *state),
+            DiskEffect::Entries(entries) => oracle.written(node, entries),
+            DiskEffect::Nothing => {}
+        }
+    }
+}

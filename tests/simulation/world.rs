@@ -1,0 +1,364 @@
+//! The world: members, links and clients, and the one queue of what happens next. One thread, no clock, no chance but the seed's: the
+//! same seed gives the same course of events.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use apexkv::protocol::handshake::{Hello, LinkClass};
+use apexkv::server::event::{Outcome, Slot};
+use apexkv::storage::directory::Founding;
+use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
+use apexkv::storage::store::Located;
+
+use super::clients::Client;
+use super::network::{Handshake, Network};
+use super::node::{Member, found_cluster};
+use super::oracle::Oracle;
+use super::plan::{Death, Fault, Plan, Time};
+use super::random::Random;
+
+/// What can happen.
+pub(crate) enum What {
+    Wake {
+        node: usize,
+        life: u64,
+    },
+    JobDone {
+        node: usize,
+        life: u64,
+    },
+    Prepared {
+        node: usize,
+        life: u64,
+    },
+    Marks {
+        node: usize,
+        life: u64,
+    },
+    Start(usize),
+    Dial {
+        from: usize,
+        to: usize,
+        class: LinkClass,
+        life: u64,
+        dialing: u64,
+    },
+    Hello(Box<Handshake>),
+    Welcome(Box<Handshake>),
+    Opened(usize, Box<Hello>),
+    Deliver(usize),
+    Stray {
+        from: usize,
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    SenderEnds(usize),
+    ReceiverEnds(usize),
+    Pulse(usize),
+    Client(usize),
+    Read {
+        client: usize,
+        epoch: u64,
+    },
+    Value {
+        node: usize,
+        life: u64,
+        key: u64,
+        located: Box<Located>,
+    },
+    Fault(Fault),
+    /// The second half of a killing that is followed by a power cut.
+    CutPower {
+        node: usize,
+        death: Death,
+        down: Time,
+    },
+    FreeSpace(usize),
+}
+
+struct Scheduled {
+    at: Time,
+    sequence: u64,
+    what: What,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.sequence) == (other.at, other.sequence)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+/// A running hash over everything that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trace(pub(crate) u64);
+
+impl Trace {
+    pub(crate) fn note(&mut self, facts: &[u64]) {
+        for fact in facts {
+            self.0 = (self.0 ^ fact).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        }
+    }
+}
+
+/// How much of what happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Inputs of all cores: events, passing time, and rounds.
+    pub(crate) events: u64,
+    pub(crate) messages: u64,
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) dropped: u64,
+    pub(crate) syncs: u64,
+    pub(crate) elections: u64,
+    pub(crate) starts: u64,
+    pub(crate) fatal: u64,
+    pub(crate) gone: u64,
+    pub(crate) full: u64,
+    pub(crate) refusals: u64,
+    pub(crate) batches: u64,
+    pub(crate) written: u64,
+    pub(crate) without_effect: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+    pub(crate) reads: u64,
+    pub(crate) scans: u64,
+    /// Disk jobs that were under way when their process died.
+    pub(crate) jobs_cut: u64,
+    pub(crate) faults: std::collections::BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    /// All plain numbers, for adding up.
+    pub(crate) fn numbers(&mut self) -> [&mut u64; 20] {
+        let Counts {
+            events,
+            messages,
+            lost,
+            repeated,
+            dropped,
+            syncs,
+            elections,
+            starts,
+            fatal,
+            gone,
+            full,
+            refusals,
+            batches,
+            written,
+            without_effect,
+            refused,
+            unknown,
+            reads,
+            scans,
+            jobs_cut,
+            faults: _,
+        } = self;
+        [
+            events,
+            messages,
+            lost,
+            repeated,
+            dropped,
+            syncs,
+            elections,
+            starts,
+            fatal,
+            gone,
+            full,
+            refusals,
+            batches,
+            written,
+            without_effect,
+            refused,
+            unknown,
+            reads,
+            scans,
+            jobs_cut,
+        ]
+    }
+
+    pub(crate) fn answer(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Written { .. } => self.written += 1,
+            Outcome::NotFound | Outcome::Conflict { .. } => self.without_effect += 1,
+            Outcome::Unknown(_) => self.unknown += 1,
+            _ => self.refused += 1,
+        }
+    }
+}
+
+/// See the module's doc.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: Time,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    sequence: u64,
+    pub(crate) random: Random,
+    pub(crate) founding: Arc<Founding>,
+    pub(crate) members: Vec<Member>,
+    pub(crate) network: Network,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) oracle: Oracle,
+    /// The newest version that any client has learned, for each key.
+    pub(crate) known: Vec<u64>,
+    /// The operations of writes that lie in inboxes, by client and slot.
+    pub(crate) handed_in: HashMap<(u64, Slot), usize>,
+    /// Nodes whose starts are to be cut, and how they go on.
+    pub(crate) interrupted: HashMap<usize, (Death, Time)>,
+    /// Nodes whose disk was ordered to fail.
+    pub(crate) failing: HashMap<usize, ()>,
+    /// Clients send nothing more.
+    pub(crate) quiet: bool,
+    pub(crate) counts: Counts,
+    pub(crate) trace: Trace,
+}
+
+thread_local! {
+    static FOUNDED: std::cell::RefCell<HashMap<usize, (Arc<Founding>, Vec<DiskImage>)>> = std::cell::RefCell::default();
+}
+
+/// Founding takes longer than many a run; its result is the same each time.
+fn founded(nodes: usize) -> (Arc<Founding>, Vec<DiskImage>) {
+    FOUNDED.with_borrow_mut(|founded| {
+        let entry = founded.entry(nodes).or_insert_with(|| {
+            let (founding, images) = found_cluster(nodes).unwrap_or_else(|error| panic!("founding fails: {error}"));
+            (Arc::new(founding), images)
+        });
+        entry.clone()
+    })
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan) -> World {
+        let (founding, images) = founded(plan.nodes);
+        let mut members = Vec::new();
+        for (node, image) in images.into_iter().enumerate() {
+            let disk = SimulatedDisk::new(plan.seed ^ node as u64);
+            disk.restore(image);
+            members.push(Member::new(disk));
+        }
+        let mut world = World {
+            now: 0,
+            queue: BinaryHeap::new(),
+            sequence: 0,
+            random: Random::new(plan.seed, 3),
+            founding,
+            members,
+            network: Network::new(plan.nodes),
+            clients: vec![Client::default(); plan.clients],
+            oracle: Oracle::new(plan.nodes, plan.keys),
+            known: vec![0; plan.keys as usize],
+            handed_in: HashMap::new(),
+            interrupted: HashMap::new(),
+            failing: HashMap::new(),
+            quiet: false,
+            counts: Counts::default(),
+            trace: Trace(plan.seed),
+            plan,
+        };
+        for node in 0..world.plan.nodes {
+            let at = world.random.below(20_000);
+            world.schedule(at, What::Start(node));
+        }
+        for client in 0..world.plan.clients {
+            let at = world.random.below(300_000);
+            world.schedule(at, What::Client(client));
+        }
+        for (at, fault) in world.plan.faults.clone() {
+            world.schedule(at, What::Fault(fault));
+        }
+        world
+    }
+
+    pub(crate) fn schedule(&mut self, at: Time, what: What) {
+        self.sequence += 1;
+        self.queue.push(Reverse(Scheduled { at, sequence: self.sequence, what }));
+    }
+
+    /// Lets everything happen that is due before `until`.
+    pub(crate) fn run_until(&mut self, until: Time) {
+        while let Some(Reverse(next)) = self.queue.peek() {
+            if next.at >= until {
+                break;
+            }
+            let Some(Reverse(Scheduled { at, what, .. })) = self.queue.pop() else { break };
+            self.now = self.now.max(at);
+            self.happen(what);
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Whose threads something needs, so that it waits while they stand still.
+    fn actor(&self, what: &What) -> Option<usize> {
+        match what {
+            What::Wake { node, .. } | What::JobDone { node, .. } | What::Prepared { node, .. } | What::Marks { node, .. } => Some(*node),
+            What::Value { node, .. } => Some(*node),
+            What::Dial { from, .. } => Some(*from),
+            What::Hello(handshake) => Some(handshake.to),
+            What::Welcome(handshake) => Some(handshake.from),
+            What::Opened(number, _) | What::Deliver(number) | What::ReceiverEnds(number) => Some(self.network.connections[*number].to),
+            What::SenderEnds(number) => Some(self.network.connections[*number].from),
+            What::Stray { to, .. } => Some(*to),
+            What::Read { client, .. } => self.clients[*client].server_node(),
+            _ => None,
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        if let Some(node) = self.actor(&what) {
+            let until = self.members[node].paused_until;
+            if until > self.now {
+                if let (What::Wake { life, .. }, Some(process)) = (&what, &mut self.members[node].process)
+                    && process.life == *life
+                    && process.wake_at == Some(self.now)
+                {
+                    process.wake_at = Some(until);
+                }
+                return self.schedule(until, what);
+            }
+        }
+        match what {
+            What::Wake { node, life } => self.wake(node, life),
+            What::JobDone { node, life } => self.job_done(node, life),
+            What::Prepared { node, life } => self.prepared(node, life),
+            What::Marks { node, life } => self.flush_marks(node, life),
+            What::Start(node) => self.start(node),
+            What::Dial { from, to, class, life, dialing } => self.dial(from, to, class, life, dialing),
+            What::Hello(handshake) => self.hello_arrives(handshake),
+            What::Welcome(handshake) => self.welcome_arrives(handshake),
+            What::Opened(number, hello) => self.opened(number, &hello),
+            What::Deliver(number) => self.deliver(number),
+            What::Stray { from, to, bytes } => self.stray(from, to, &bytes),
+            What::SenderEnds(number) => self.sender_ends(number),
+            What::ReceiverEnds(number) => self.receiver_ends(number),
+            What::Pulse(number) => self.pulse(number),
+            What::Client(number) => self.client_turn(number),
+            What::Read { client, epoch } => self.read_now(client, epoch),
+            What::Value { node, life, key, located } => self.read_value(node, life, key, &located),
+            What::Fault(fault) => self.strike(fault),
+            What::CutPower { node, death, down } => self.cut_power(node, death, down),
+            What::FreeSpace(node) => self.free_space(node),
+        }
+    }
+
+    /// The outgoing links of a node.
+    pub(crate) fn links_of(&self, node: usize) -> Vec<(usize, LinkClass)> {
+        self.members[node].process.as_ref().map_or(Vec::new(), |process| process.links.keys().copied().collect())
+    }
+}
