@@ -101,9 +101,9 @@ impl Host {
                 self.storing = Some(state);
             }
             self.issue_write();
-            if !(self.storing.is_some() && !bounds.slow_votes && self.finish_hard_state())
-                && !(self.write.is_some() && !bounds.slow_writes && self.finish_write())
-            {
+            let finished = (self.storing.is_some() && !bounds.slow_votes && self.finish_hard_state())
+                || (self.write.is_some() && !bounds.slow_writes && self.finish_write());
+            if !finished {
                 let confirmed = ready.confirmed_round;
                 self.node.normalise_for_search();
                 return (sent, confirmed);

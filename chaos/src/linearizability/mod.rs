@@ -18,7 +18,8 @@
 //! let mut history = History::default();
 //! let key = b"k".to_vec();
 //! let put = Call::Put { value: b"new".to_vec() };
-//! history.push(Operation { process: 1, key: key.clone(), invoked: 10, call: put, returned: Some(Returned { at: 20, answer: Answer::Written { version: 7 } }) });
+//! let returned = Some(Returned { at: 20, answer: Answer::Written { version: 7 } });
+//! history.push(Operation { process: 1, key: key.clone(), invoked: 10, call: put, returned });
 //! history.push(Operation { process: 2, key, invoked: 30, call: Call::Get, returned: Some(Returned { at: 40, answer: Answer::Absent }) });
 //! assert!(matches!(check(&history), Verdict::Violation { .. }), "the read began after the write was acknowledged");
 //! ```
