@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 const HUNG: Duration = Duration::from_millis(2200);
 /// A request is far quicker than a hung disk, even on a busy machine.
 const PROMPT: Duration = Duration::from_millis(1500);
+/// Between two writes: all that wait for a hung disk fit a small segment, however fast the machine is. Beyond the segments prepared
+/// before it hung, a leader rightly answers busy.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Three nodes whose syncs can be stalled, with election timeouts long enough that a busy machine is not taken for a dead leader and
 /// short enough that a leader without heartbeats would be voted out while its disk hangs.
@@ -44,6 +47,7 @@ fn serve_while_stalled(cluster: &Cluster, stalled: usize) {
         let took = asked.elapsed();
         assert!(took < PROMPT, "write {number} and its read took {took:?} while one disk hung");
         number += 1;
+        std::thread::sleep(PAUSE);
     }
     let during = cluster.nodes[stalled].wait_status("answers while its disk hangs", |_| true);
     assert!(during.number("durable_index") <= durable + 1, "nothing becomes durable on a hung disk: {during:?}");
