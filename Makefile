@@ -10,12 +10,13 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check sim cluster kill-leader demo chaos bench install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos bench model bugbank install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
 	@echo 'make test         run all tests'
 	@echo 'make check        format, lints, documentation and all tests; warnings are errors'
+	@echo 'make bless        record the transcripts of the Raft scripts anew; read the diff before you commit'
 	@echo 'make sim          simulate SEEDS=$(SEEDS) clusters with faults of all kinds, from seed FIRST=$(FIRST) on'
 	@echo 'make cluster      three nodes in this terminal, clients at localhost:9001 to 9003'
 	@echo 'make kill-leader  kill -9 the leader of the running cluster'
@@ -23,6 +24,8 @@ help:
 	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
 	@echo 'make bench        throughput and latency on a scratch cluster under target/'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
+	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
+	@echo 'make bugbank      plant known mistakes one by one and show which test notices each'
 	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
 	@echo
 	@echo 'ARGS passes flags on: make chaos ARGS="--duration 30s --writers 4"'
@@ -43,6 +46,9 @@ check: cargo
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --workspace
 
+bless: cargo
+	APEXKV_BLESS=1 $(CARGO) test --test raft scripts
+
 sim: cargo
 	@APEXKV_PROGRESS=1 APEXKV_SEEDS=$(SEEDS) APEXKV_FIRST=$(FIRST) $(CARGO) test --release -p apexkv --test simulation no_seed -- --nocapture
 
@@ -61,6 +67,14 @@ chaos: build
 # On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
 bench: build
 	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
+
+# Some hundred bytes of memory for three states.
+STATES ?= 20000000
+model: cargo
+	@APEXKV_MODEL=full APEXKV_MODEL_STATES=$(STATES) $(CARGO) test --release -p apexkv --test model -- --nocapture
+
+bugbank: cargo
+	@CARGO='$(CARGO)' tests/bugbank.sh $(ARGS)
 
 install: build
 	install -d '$(DESTDIR)$(PREFIX)/bin'

@@ -30,7 +30,7 @@
 //! | [`raft`] | the protocol as a pure state machine | I/O, threads, clocks, locks, payload bytes |
 //! | [`storage`] | records, segments, manifest, recovery, index | threads, sockets, deciding what is committed |
 //! | [`protocol`] | messages between nodes as bytes | sockets, trusting a length |
-//! | [`server`] | threads, channels, sockets; the [`server::replica::Replica`] that ties the rest together | anything that makes the Raft thread wait |
+//! | [`server`] | threads, channels, sockets, the [`server::replica::Replica`] | anything that makes the Raft thread wait |
 //! | [`config`] | flags, checked once | touching a file or a socket |
 //!
 //! Imports point inward only: server → protocol → storage → the vocabulary of raft. The client's wire protocol stands in the crate

@@ -11,6 +11,7 @@ fn main() {
     let level = flags.log_level;
     let outcome = Config::new(flags).and_then(|config| {
         log_sink::install(level)?;
+        log_sink::install_panic_hook();
         server::run(&config)
     });
     log_sink::drain();

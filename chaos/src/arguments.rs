@@ -75,6 +75,13 @@ pub(crate) struct LoadArguments {
     /// Threads that write, each to keys of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) writers: u16,
+    /// Clients that mix SET, GET, DEL and CAS on a few shared keys; whether their answers are linearizable is checked at the end [default:
+    /// 4 for run, otherwise 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) mixed: Option<u16>,
+    /// Write all that the mixed clients did to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
     /// Keys of all writers together
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) keys: u64,
@@ -99,6 +106,7 @@ impl LoadArguments {
             endpoints,
             prefix: random_prefix(),
             writers: usize::from(self.writers),
+            mixed: usize::from(self.mixed.unwrap_or(0)),
             keys: self.keys.max(u64::from(self.writers)),
             rate: self.rate,
             attempt_timeout: self.attempt_timeout,

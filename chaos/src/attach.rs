@@ -3,6 +3,7 @@
 
 use crate::arguments::AttachArguments;
 use crate::error::{EXIT_UNREACHABLE, Error};
+use crate::load::mixed;
 use crate::load::report::{self, Verdict};
 use crate::load::session::{Evidence, Load, Settings};
 use crate::load::verify;
@@ -35,12 +36,13 @@ pub(crate) fn attach(arguments: &AttachArguments) -> Result<u8, Error> {
     }
     let read_back = verify::read_back(&mut evidence, &settings, patience);
     let verdict = report::print(&screen, &settings, &evidence, &read_back);
+    let written = arguments.load.history.as_ref().map_or(Ok(()), |path| mixed::write_history(&evidence.history, path));
     if arguments.keep {
         screen.line(format_args!("The keys {}-* stay", settings.prefix));
     } else if verdict != Verdict::NothingWritten {
         remove_keys(&evidence, &settings, &screen, patience);
     }
-    Ok(verdict.exit_code())
+    written.map(|()| verdict.exit_code())
 }
 
 /// Lets the writers write. Returns false if none of their first writes was acknowledged in time.

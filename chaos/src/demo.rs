@@ -65,6 +65,8 @@ fn show(scratch: &mut Scratch, stop: &Stop, screen: &Arc<Screen>, started: Insta
 fn settings(endpoints: Vec<String>) -> Settings {
     let load = LoadArguments {
         writers: 4,
+        mixed: None,
+        history: None,
         keys: 1_000,
         rate: None,
         attempt_timeout: Duration::from_millis(500),

@@ -4,7 +4,7 @@ use crate::arguments::RunArguments;
 use crate::cluster::scratch::Scratch;
 use crate::error::{EXIT_INTERRUPTED, EXIT_OK, Error};
 use crate::load::session::Load;
-use crate::load::{report, verify};
+use crate::load::{mixed, report, verify};
 use crate::schedule::{Fault, Kind, Victim, schedule};
 use crate::screen::{Colour, Screen, short_endpoint, short_time};
 use crate::stop::Stop;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How often the nodes are looked at and the progress line is renewed.
 const TICK: Duration = Duration::from_millis(100);
+/// Clients that mix all operations on few keys, unless set otherwise.
+const MIXED_CLIENTS: usize = 4;
 
 /// Runs the command; the number is the exit code.
 pub(crate) fn run(arguments: &RunArguments) -> Result<u8, Error> {
@@ -44,7 +46,8 @@ fn break_and_judge(
     if !scratch.wait_ready(stop)? {
         return Ok(EXIT_INTERRUPTED);
     }
-    let settings = arguments.load.settings(scratch.endpoints(), seed);
+    let mut settings = arguments.load.settings(scratch.endpoints(), seed);
+    settings.mixed = arguments.load.mixed.map_or(MIXED_CLIENTS, usize::from);
     let load = Load::start(settings.clone(), screen)?;
     let mut nemesis = Nemesis { scratch, load, stop, screen, started: Instant::now() };
     let struck = nemesis.carry_out(faults, arguments.duration);
@@ -53,6 +56,7 @@ fn break_and_judge(
     let settled = struck.and_then(|()| scratch.wait_ready(stop).map(drop));
     let read_back = verify::read_back(&mut evidence, &settings, arguments.load.patience);
     let verdict = report::print(screen, &settings, &evidence, &read_back);
+    arguments.load.history.as_ref().map_or(Ok(()), |path| mixed::write_history(&evidence.history, path))?;
     settled.and_then(|()| scratch.shut_down())?;
     Ok(verdict.exit_code())
 }

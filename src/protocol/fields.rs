@@ -51,6 +51,16 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// Eight bytes that count something (terms, indexes, rounds): refused above 2^62, which no cluster reaches, so that whoever adds to
+    /// a number from a peer cannot overflow.
+    pub fn number(&mut self) -> Result<u64> {
+        let number = self.u64()?;
+        if number > 1 << 62 {
+            return Err(Error::Protocol(format!("{number} where a term, an index or a round stands")));
+        }
+        Ok(number)
+    }
+
     /// Sixteen bytes.
     pub fn u128(&mut self) -> Result<u128> {
         self.array().map(u128::from_le_bytes)
@@ -67,7 +77,7 @@ impl<'a> Fields<'a> {
 
     /// A position: term, then index; either both are 0 or neither is.
     pub fn entry_id(&mut self) -> Result<EntryId> {
-        let id = EntryId { term: self.u64()?, index: self.u64()? };
+        let id = EntryId { term: self.number()?, index: self.number()? };
         if (id.term == 0) != (id.index == 0) {
             return Err(Error::Protocol(format!("a position {id}, of which one half is zero")));
         }

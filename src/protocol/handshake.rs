@@ -190,7 +190,7 @@ fn get_hello(fields: &mut Fields<'_>) -> Result<Hello> {
         boot: fields.u64()?,
         nonce: fields.u64()?,
         attempt: fields.u64()?,
-        term: fields.u64()?,
+        term: fields.number()?,
         last: fields.entry_id()?,
         link: match fields.u8()? {
             0 => LinkClass::Founding,

@@ -30,6 +30,7 @@ use super::fields::{Fields, put_blob, put_entry_id};
 use super::frame::{self, Frame};
 use crate::error::{Error, Result};
 use crate::raft::{Entries, EntryId, Envelope, Message, NodeId};
+use crate::storage::applier::is_well_formed;
 use crate::storage::record::{self, Kind, MAX_MEMBERS};
 
 const KEEPALIVE: u8 = 16;
@@ -152,7 +153,7 @@ pub fn decode(frame: Frame) -> Result<Said> {
         return Ok(Said::Keepalive);
     }
     let (from, to) = (NodeId(fields.u32()?), NodeId(fields.u32()?));
-    let term = fields.u64()?;
+    let term = fields.number()?;
     let message = get_message(kind, &mut fields, term, &records)?;
     fields.end()?;
     Ok(Said::Message { envelope: Envelope { from, to, term, message }, records })
@@ -160,21 +161,21 @@ pub fn decode(frame: Frame) -> Result<Said> {
 
 fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> Result<Message> {
     Ok(match kind {
-        PRE_VOTE => Message::PreVote { proposed_term: fields.u64()?, last: fields.entry_id()? },
-        PRE_VOTE_REPLY => Message::PreVoteReply { proposed_term: fields.u64()?, granted: fields.flag()? },
+        PRE_VOTE => Message::PreVote { proposed_term: fields.number()?, last: fields.entry_id()? },
+        PRE_VOTE_REPLY => Message::PreVoteReply { proposed_term: fields.number()?, granted: fields.flag()? },
         VOTE => Message::Vote { last: fields.entry_id()?, transfer: fields.flag()? },
         VOTE_REPLY => Message::VoteReply { granted: fields.flag()? },
         APPEND => get_append(fields, term, records)?,
-        APPENDED => Message::Appended { matched: fields.u64()?, round: fields.u64()? },
-        APPEND_REJECTED => Message::AppendRejected { prev_index: fields.u64()?, hint: fields.entry_id()?, round: fields.u64()? },
-        HEARTBEAT => Message::Heartbeat { commit: fields.u64()?, round: fields.u64()? },
-        HEARTBEAT_REPLY => Message::HeartbeatReply { round: fields.u64()?, verified: fields.u64()?, able: fields.flag()? },
+        APPENDED => Message::Appended { matched: fields.number()?, round: fields.number()? },
+        APPEND_REJECTED => Message::AppendRejected { prev_index: fields.number()?, hint: fields.entry_id()?, round: fields.number()? },
+        HEARTBEAT => Message::Heartbeat { commit: fields.number()?, round: fields.number()? },
+        HEARTBEAT_REPLY => Message::HeartbeatReply { round: fields.number()?, verified: fields.number()?, able: fields.flag()? },
         SNAPSHOT => {
             let last = fields.entry_id()?;
             let config = record::decode_config(fields.blob(CONFIG_MAX)?);
             Message::Snapshot { last, config: config.ok_or_else(|| bad("a snapshot with a membership that is none"))? }
         }
-        SNAPSHOT_REPLY => Message::SnapshotReply { matched: fields.u64()? },
+        SNAPSHOT_REPLY => Message::SnapshotReply { matched: fields.number()? },
         TIMEOUT_NOW => Message::TimeoutNow,
         other => return Err(bad(format!("a message of unknown kind {other}"))),
     })
@@ -182,7 +183,7 @@ fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> 
 
 fn get_append(fields: &mut Fields<'_>, term: u64, records: &[u8]) -> Result<Message> {
     let prev = fields.entry_id()?;
-    let (count, commit, round) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let (count, commit, round) = (fields.number()?, fields.number()?, fields.number()?);
     let entries = outline(prev, term, records)?;
     if entries.count() != count {
         return Err(bad(format!("an append that announces {count} entries and carries {}", entries.count())));
@@ -201,6 +202,9 @@ fn outline(prev: EntryId, term: u64, records: &[u8]) -> Result<Entries> {
         let EntryId { term: entry_term, index } = entry.id;
         if before.index.checked_add(1) != Some(index) || entry_term == 0 || entry_term < before.term || entry_term > term {
             return Err(bad(format!("the entry {} behind {before} in an append of term {term}", entry.id)));
+        }
+        if !is_well_formed(&entry) {
+            return Err(bad(format!("the entry {} whose operations do not follow the format", entry.id)));
         }
         entries.push(entry_term);
         if entry.kind == Kind::Config {

@@ -8,7 +8,7 @@ use super::super::handshake::{Greeting, Hello, LinkClass, PEER_PROTOCOL};
 use super::*;
 use crate::raft::Config;
 use crate::storage::directory::{Founding, FoundingMember};
-use crate::storage::record::{encode, seal};
+use crate::storage::record::{Operation, encode, encode_operation, seal};
 
 /// Sealed records of the given terms behind `prev`; every third one changes the membership.
 fn records(prev: EntryId, terms: &[u64]) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn records(prev: EntryId, terms: &[u64]) -> Vec<u8> {
     for (offset, &term) in terms.iter().enumerate() {
         let start = all.len();
         match offset % 3 {
-            0 => encode(&mut all, Kind::Command, &vec![7; offset * 10]),
+            0 => encode_operation(&mut all, &Operation::Set { key: b"key", value: &vec![7; offset * 10] }),
             1 => encode(&mut all, Kind::Config, &record::encode_config(&membership(&[1, 2, 5]))),
             _ => encode(&mut all, Kind::NoOp, &[]),
         }
@@ -77,11 +77,11 @@ fn hello() -> Hello {
 }
 
 fn entry_id() -> impl Strategy<Value = EntryId> {
-    prop_oneof![Just(EntryId::default()), (1..=u64::MAX, 1..=u64::MAX).prop_map(|(term, index)| EntryId { term, index })]
+    prop_oneof![Just(EntryId::default()), (1..=1_u64 << 62, 1..=1_u64 << 62).prop_map(|(term, index)| EntryId { term, index })]
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let number = any::<u64>;
+    let number = || 0..=1_u64 << 62;
     prop_oneof![
         (number(), entry_id()).prop_map(|(proposed_term, last)| Message::PreVote { proposed_term, last }),
         (number(), any::<bool>()).prop_map(|(proposed_term, granted)| Message::PreVoteReply { proposed_term, granted }),
@@ -98,7 +98,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn envelope() -> impl Strategy<Value = Envelope> {
-    (any::<u32>(), any::<u32>(), any::<u64>(), message()).prop_map(|(from, to, term, message)| Envelope {
+    (any::<u32>(), any::<u32>(), 0..=1_u64 << 62, message()).prop_map(|(from, to, term, message)| Envelope {
         from: NodeId(from),
         to: NodeId(to),
         term,
@@ -203,6 +203,20 @@ fn records_that_do_not_follow_are_refused() {
     assert!(refused(3, prev, &records(prev, &[3, 2]), 2), "terms that fall");
     assert!(refused(3, EntryId { term: 1, index: u64::MAX }, &good, 2), "no index is left");
     assert!(refused(3, EntryId::default(), &records(EntryId::default(), &[0]), 1), "an entry of term 0");
+}
+
+#[test]
+fn a_record_with_good_checksums_and_operations_that_are_none_is_refused() {
+    for (kind, payload) in [(Kind::Command, &b"not an operation"[..]), (Kind::Command, b""), (Kind::NoOp, b"payload")] {
+        let mut record = Vec::new();
+        encode(&mut record, kind, payload);
+        seal(&mut record, EntryId { term: 1, index: 1 });
+        let mut entries = Entries::default();
+        entries.push(1);
+        let message = Message::Append { prev: EntryId::default(), entries, commit: 0, round: 0 };
+        let envelope = Envelope { from: NodeId(1), to: NodeId(2), term: 1, message };
+        assert!(matches!(read_back(&bytes_of(&envelope, &record)), Err(Error::Protocol(_))), "{kind:?} {payload:?}");
+    }
 }
 
 #[test]

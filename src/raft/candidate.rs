@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::message::{HardState, Message, NodeId};
+use super::bugbank::planted;
+use super::message::{Envelope, HardState, Message, NodeId};
 use super::node::{Node, Role};
 use super::quorum;
 
@@ -70,6 +71,9 @@ impl Node {
         self.enter_term(HardState { term: self.state.term + 1, vote: Some(self.id) });
         self.become_candidate(Phase::Vote, transfer);
         self.election = None;
+        if planted(87) {
+            self.ask_for_votes(transfer, |node, request| node.outbox.push(request));
+        }
     }
 
     /// Term and vote as they stand are durable now. A candidate's requests leave, and its own vote counts.
@@ -79,12 +83,16 @@ impl Node {
             return;
         }
         let transfer = candidacy.transfer;
-        let last = self.outline.last();
-        for peer in self.other_voters() {
-            self.send(peer, Message::Vote { last, transfer });
-        }
+        self.ask_for_votes(transfer, |node, request| node.send(request.to, request.message));
         self.arm_election();
         self.count_votes();
+    }
+
+    fn ask_for_votes(&mut self, transfer: bool, send: impl Fn(&mut Node, Envelope)) {
+        let (last, term) = (self.outline.last(), self.state.term);
+        for to in self.other_voters() {
+            send(self, Envelope { from: self.id, to, term, message: Message::Vote { last, transfer } });
+        }
     }
 
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: u64, proposed_term: u64, granted: bool) {
@@ -105,8 +113,11 @@ impl Node {
         }
     }
 
+    /// Nobody was asked before the own vote was durable, so what arrives earlier answers nothing.
     pub(super) fn on_vote_reply(&mut self, from: NodeId, granted: bool) {
+        let asked = self.may_write();
         if let Role::Candidate(candidacy) = &mut self.role
+            && asked
             && candidacy.phase == Phase::Vote
         {
             candidacy.note(from, granted);
@@ -143,5 +154,42 @@ impl Candidacy {
         } else if !self.granted.contains(&from) {
             self.refused.insert(from);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Config, EntryId, Envelope};
+    use super::super::node::Recovered;
+    use super::super::outline::Outline;
+    use super::*;
+    use crate::raft::Settings;
+
+    #[test]
+    fn a_vote_that_nobody_was_asked_for_yet_does_not_count() {
+        let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: vec![] };
+        let outline = Outline::new(EntryId::default(), config);
+        let settings = Settings {
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            suspicion_ticks: 2,
+            election_ticks_max: 40,
+            resend_ticks: 20,
+            stall_ticks: 50,
+            ban_ticks: 50,
+            append_bytes: 10,
+            window_bytes: 10,
+        };
+        let mut node = Node::new(NodeId(1), settings, 7, Recovered { hard_state: HardState::default(), outline, commit: 0 });
+        let from_second = |term, message| Envelope { from: NodeId(2), to: NodeId(1), term, message };
+        node.tick(20);
+        node.step(from_second(0, Message::PreVoteReply { proposed_term: 1, granted: true }), true);
+        assert!(node.term() == 1 && node.durable_term() == 0, "it stands in a term that is not durable yet");
+        node.step(from_second(1, Message::VoteReply { granted: true }), true);
+        assert!(!node.is_leader(), "a vote counted before the own one was durable");
+        for _ in 0..2 {
+            node.step(from_second(1, Message::VoteReply { granted: true }), true);
+        }
+        assert!(!node.is_leader());
     }
 }

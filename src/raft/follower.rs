@@ -1,6 +1,7 @@
 //! The follower's rules: appends, heartbeats, votes and pre-votes of others, acknowledgements. Also what every role does when
 //! asked for a vote. Decides only from the outline and the message; records are the host's.
 
+use super::bugbank::planted;
 use super::message::{Entries, EntryId, Message, NodeId};
 use super::node::{Node, Role};
 use super::ready::Take;
@@ -16,9 +17,18 @@ impl Node {
         self.is_leader() || self.heard > 0
     }
 
+    /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1).
+    fn is_current(&self, last: EntryId) -> bool {
+        let own = self.outline.last();
+        if planted(5) {
+            return last.term >= own.term && last.index >= own.index;
+        }
+        last >= own
+    }
+
     /// Would this node vote for the sender? Changes nothing that lasts.
     pub(super) fn on_pre_vote(&mut self, from: NodeId, _term: u64, proposed_term: u64, last: EntryId) {
-        let current = last >= self.outline.last();
+        let current = self.is_current(last);
         let granted = proposed_term > self.state.term && current && !self.hears_leader();
         if granted {
             self.yield_to(from, last);
@@ -52,7 +62,7 @@ impl Node {
             self.adopt_term(term);
         }
         let free = self.state.vote.is_none() || self.state.vote == Some(from);
-        let granted = free && last >= self.outline.last() && self.leader.is_none();
+        let granted = free && self.is_current(last) && self.leader.is_none();
         if granted {
             self.become_follower(None);
             self.state.vote = Some(from);
@@ -96,7 +106,7 @@ impl Node {
             return None;
         }
         let end = prev.index + entries.count();
-        let matching = self.matching_up_to(prev.index, entries);
+        let matching = if planted(6) { prev.index } else { self.matching_up_to(prev.index, entries) };
         if matching < self.commit.min(end) || self.outline.term_of(prev.index).is_some_and(|term| term != prev.term) {
             // No leader's log differs from committed entries: whatever sent this gets no acknowledgement.
             return None;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::bugbank::planted;
 use super::message::{Config, EntryId, Message, NodeId};
 use super::node::{Node, Role};
 use super::progress::{Mode, Progress};
@@ -52,6 +53,14 @@ impl Leadership {
         }
     }
 
+    /// As if every follower had just been heard and the next heartbeat were a whole interval away.
+    pub(super) fn normalise_for_search(&mut self, heartbeat: u32) {
+        self.heartbeat = heartbeat;
+        self.uncommitted_ticks = 0;
+        self.handovers = 0;
+        self.progress.values_mut().for_each(|progress| progress.normalise_for_search(heartbeat));
+    }
+
     pub(super) fn next_deadline(&self) -> u32 {
         self.transfer.map_or(self.heartbeat, |transfer| transfer.ticks_left.min(self.heartbeat))
     }
@@ -86,7 +95,7 @@ impl Node {
         let commit = self.commit;
         let leadership = self.leadership_mut()?;
         leadership.reads_waiting = true;
-        Some(ReadTicket { round: leadership.round + 1, index: commit.max(leadership.noop) })
+        Some(ReadTicket { round: leadership.round + 1, index: if planted(28) { commit } else { commit.max(leadership.noop) } })
     }
 
     /// Begins to hand leadership to `to`, or to the follower that is furthest and able. False when there is none.
@@ -267,7 +276,8 @@ impl Node {
             None if voter == self.id => leadership.round,
             None => 0,
         });
-        self.confirmed_round = self.confirmed_round.max(agreed);
+        let confirmed = if planted(30) { leadership.round } else { agreed };
+        self.confirmed_round = self.confirmed_round.max(confirmed);
     }
 
     pub(super) fn on_appended(&mut self, from: NodeId, matched: u64, round: u64) {
@@ -278,7 +288,7 @@ impl Node {
         }
         self.hear_follower(from, round);
         let Some(progress) = self.progress_mut(from) else { return };
-        if progress.acknowledge(matched) {
+        if progress.acknowledge(matched, last) {
             progress.note_verified(matched);
             self.advance_commit();
         }
@@ -309,14 +319,15 @@ impl Node {
 
     /// Commits what a majority has durably, if it was written in the present term (paper, section 5.4.2).
     pub(super) fn advance_commit(&mut self) {
-        let (own, durable) = (self.id, self.durable);
+        let (own, durable) = (self.id, if planted(22) { self.outline.last().index } else { self.durable });
         let Some(leadership) = self.leadership() else { return };
         let agreed = quorum::agreed(&self.config().voters, |voter| match leadership.progress.get(&voter) {
             Some(progress) => progress.matched,
             None if voter == own => durable,
             None => 0,
         });
-        if agreed > self.commit && self.outline.term_of(agreed) == Some(self.state.term) {
+        let own_term = planted(2) || self.outline.term_of(agreed) == Some(self.state.term);
+        if agreed > self.commit && own_term {
             self.commit = agreed;
             if let Some(leadership) = self.leadership_mut() {
                 leadership.uncommitted_ticks = 0;

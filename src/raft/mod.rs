@@ -41,6 +41,7 @@
 //! back through [`Node::synced`] and [`Node::hard_state_stored`]. What [`Node::step`] returns ([`Take`]) and what [`Node::take_noop`]
 //! gives must be staged before the next call.
 
+mod bugbank;
 mod candidate;
 mod chance;
 mod follower;
@@ -52,8 +53,11 @@ mod outline;
 mod progress;
 pub mod quorum;
 mod ready;
+mod search;
+mod settings;
 
 pub use message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId, TermRun};
-pub use node::{Node, Recovered, RoleName, Settings};
+pub use node::{Node, Recovered, RoleName};
 pub use outline::Outline;
 pub use ready::{ReadTicket, Ready, Sizes, Take};
+pub use settings::Settings;

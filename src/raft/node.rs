@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::bugbank::planted;
 use super::candidate::{Candidacy, Phase};
 use super::chance::Chance;
 use super::invariants::Watch;
@@ -11,29 +12,7 @@ use super::leader::Leadership;
 use super::message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId};
 use super::outline::Outline;
 use super::ready::{Ready, Sizes, Take};
-
-/// Timeouts and windows. A tick is whatever the host makes it; the server uses one millisecond.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// Shortest election timeout; each one is drawn from this up to twice this.
-    pub election_ticks: u32,
-    /// A leader speaks at least this often.
-    pub heartbeat_ticks: u32,
-    /// Greatest jitter before a pre-vote that a broken link starts.
-    pub suspicion_ticks: u32,
-    /// Longest election timeout that doubling after failed elections leads to.
-    pub election_ticks_max: u32,
-    /// Appends that nobody verified for this long are sent again.
-    pub resend_ticks: u32,
-    /// How long a leader whose commit does not move goes on before it hands leadership over.
-    pub stall_ticks: u32,
-    /// How long a leader that stepped down because it could not work does not campaign.
-    pub ban_ticks: u32,
-    /// Most bytes of records in one append (one record may be larger).
-    pub append_bytes: u64,
-    /// Most bytes under way to one follower.
-    pub window_bytes: u64,
-}
+use super::settings::Settings;
 
 /// What a node is at the moment, as others may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +47,8 @@ pub struct Recovered {
 
 /// A write of records that the host has issued and the disk has not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Write {
-    sequence: u64,
+pub(super) struct Write {
+    pub(super) sequence: u64,
     /// Last entry of this log that its completion makes durable; lowered when a conflict drops entries under it.
     last: u64,
 }
@@ -85,11 +64,11 @@ pub struct Node {
     pub(super) state: HardState,
     /// Term and vote as known durable.
     pub(super) stored: HardState,
-    storing: Option<(u64, HardState)>,
-    next_ticket: u64,
+    pub(super) storing: Option<(u64, HardState)>,
+    pub(super) next_ticket: u64,
     pub(super) outline: Outline,
-    writes: VecDeque<Write>,
-    next_write: u64,
+    pub(super) writes: VecDeque<Write>,
+    pub(super) next_write: u64,
     pub(super) durable: u64,
     pub(super) commit: u64,
     /// Highest index verified against the leader of the present term; at least `commit`.
@@ -274,6 +253,7 @@ impl Node {
             Message::PreVote { proposed_term, last } => self.on_pre_vote(from, term, proposed_term, last),
             Message::PreVoteReply { proposed_term, granted } => self.on_pre_vote_reply(from, term, proposed_term, granted),
             Message::Vote { last, transfer } => self.on_vote(from, term, last, transfer),
+            Message::VoteReply { granted } if planted(11) => self.on_vote_reply(from, granted),
             _ if term < self.state.term => self.refuse_stale(from, &message),
             message => {
                 if term > self.state.term {
@@ -521,7 +501,9 @@ impl Node {
         self.outline.truncate(first);
         self.durable = self.durable.min(first - 1);
         // A write under way that held dropped entries still makes the ones before them durable, and nothing more.
-        self.writes.iter_mut().for_each(|write| write.last = write.last.min(first - 1));
+        if !planted(23) {
+            self.writes.iter_mut().for_each(|write| write.last = write.last.min(first - 1));
+        }
     }
 
     pub(super) fn take_entries(&mut self, first: u64, entries: &Entries, skip: u64) {
@@ -541,7 +523,8 @@ impl Node {
     /// Sends in the present term; waits for the hard state if term and vote are not durable yet.
     pub(super) fn send(&mut self, to: NodeId, message: Message) {
         let envelope = Envelope { from: self.id, to, term: self.state.term, message };
-        if self.may_write() {
+        let premature = planted(3) && matches!(envelope.message, Message::VoteReply { .. });
+        if self.may_write() || premature {
             self.outbox.push(envelope);
         } else {
             self.held.push(envelope);

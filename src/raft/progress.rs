@@ -78,15 +78,17 @@ impl Progress {
         }
     }
 
-    /// Notes that everything up to `matched` is durable and equal there. Returns whether that is news.
-    pub(super) fn acknowledge(&mut self, matched: u64) -> bool {
+    /// Notes that everything up to `matched` is durable and equal there; the leader's log ends at `last`. Returns whether that is news.
+    /// A probe that was answered without news, while there is more to send, was refused for lack of room: it waits for its pause.
+    pub(super) fn acknowledge(&mut self, matched: u64, last: u64) -> bool {
         let news = matched > self.matched;
         self.matched = self.matched.max(matched);
         while self.inflight.front().is_some_and(|(last, _)| *last <= self.matched) {
             self.inflight_bytes -= self.inflight.pop_front().map_or(0, |(_, bytes)| bytes);
         }
         self.next = self.next.max(self.matched + 1);
-        if self.mode != Mode::Replicate && (news || self.mode == Mode::Probe && matched + 1 >= self.next) {
+        let settled = self.mode == Mode::Probe && matched + 1 >= self.next && self.next > last;
+        if self.mode != Mode::Replicate && (news || settled) {
             self.mode = Mode::Replicate;
             self.next = self.matched + 1;
             self.pause = 0;
@@ -121,6 +123,13 @@ impl Progress {
         self.mode = Mode::Snapshot;
     }
 
+    /// As if the follower had just been heard; a pause lasts `heartbeat` ticks.
+    pub(super) fn normalise_for_search(&mut self, heartbeat: u32) {
+        self.silent = 0;
+        self.stuck = 0;
+        self.pause = if self.pause > 0 { heartbeat } else { 0 };
+    }
+
     /// A probe may leave at once.
     pub(super) fn resume(&mut self) {
         self.pause = 0;
@@ -135,5 +144,27 @@ impl Progress {
         if self.stuck >= resend {
             self.probe(self.matched + 1, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_without_room_is_probed_once_a_pause_and_not_flooded() {
+        let mut progress = Progress::new(11);
+        progress.acknowledge(10, 10);
+        assert_eq!(progress.mode, Mode::Replicate);
+        progress.probe(11, 0);
+        let (last, window) = (500, 1_000);
+        assert!(progress.may_send(last, window));
+        progress.sent(100, 900, 50);
+        // The follower matches up to 10 and has no room for more: no news.
+        assert!(!progress.acknowledge(10, last));
+        assert!(progress.mode == Mode::Probe && !progress.may_send(last, window), "it would be sent a window with every answer");
+        progress.tick(50, 600);
+        assert!(progress.may_send(last, window));
+        assert!(progress.acknowledge(110, last) && progress.mode == Mode::Replicate, "it has room again");
     }
 }

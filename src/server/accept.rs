@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that the system queues while the accept thread is busy.
 const BACKLOG: i32 = 1024;
@@ -21,6 +21,8 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 /// What to do about a lack of descriptors or threads.
 const REMEDY: &str = "raise the limits on open files and threads or lower --max-connections";
+/// A node at its limits may succeed and fail by turns; it says so this often at most.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 /// Address space of a connection's thread; only what it touches becomes memory.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -45,7 +47,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 /// The accept thread's body.
 pub(super) fn run(listener: &TcpListener, port: &Arc<Port>, overflow: &Sender<TcpStream>) {
-    let mut complained = false;
+    let mut complained: Option<Instant> = None;
     while !port.stopping.load(SeqCst) {
         sleep(port, Some(listener), None);
         while !port.stopping.load(SeqCst) {
@@ -57,12 +59,12 @@ pub(super) fn run(listener: &TcpListener, port: &Arc<Port>, overflow: &Sender<Tc
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok(()) => complained = false,
+                Ok(()) => {}
                 Err(error) => {
-                    if !complained {
+                    if complained.is_none_or(|last| last.elapsed() > COMPLAINT_PAUSE) {
                         log::error!("cannot accept clients at the moment, trying again: {error}; {REMEDY}");
+                        complained = Some(Instant::now());
                     }
-                    complained = true;
                     sleep(port, None, Some(PAUSE));
                 }
             }

@@ -66,6 +66,8 @@ pub struct ClientLimits {
     /// Response bytes of one connection that may wait for the client before nothing more is read or served. One response of any
     /// size fits when nothing waits.
     pub unsent_bytes: usize,
+    /// Response bytes of all connections that may wait for their clients; over it reads are answered BUSY.
+    pub unsent_bytes_total: usize,
     /// Requests of one connection that may be open before nothing more is read.
     pub unanswered_requests: usize,
     /// Bytes of one connection's requests that may wait for the Raft thread before nothing more is read.
@@ -90,6 +92,7 @@ impl Default for ClientLimits {
             drain_time: Duration::from_secs(1),
             drain_bytes: 1 << 20,
             unsent_bytes: 4 << 20,
+            unsent_bytes_total: 512 << 20,
             unanswered_requests: 16 << 10,
             unanswered_bytes: 32 << 20,
             in_flight_bytes: 256 << 20,
@@ -117,6 +120,8 @@ pub(super) struct Port {
     /// The Raft thread and the store, once there are any.
     pub(super) attached: OnceLock<Attached>,
     pub(super) in_flight: InFlight,
+    /// Response bytes of all connections that their clients have not taken.
+    pub(super) unsent: AtomicUsize,
     pub(super) flusher: Flusher,
     pub(super) stopping: AtomicBool,
     /// Rung once, when the port stops, and never cleared.
@@ -176,6 +181,7 @@ impl ClientPort {
             view,
             attached: OnceLock::new(),
             in_flight: InFlight::default(),
+            unsent: AtomicUsize::new(0),
             flusher: Flusher::new()?,
             stopping: AtomicBool::new(false),
             stop_bell: Wake::new()?,

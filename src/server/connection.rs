@@ -180,6 +180,7 @@ impl Connection {
         if output.closed {
             self.close(output);
         }
+        output.report_unsent(&self.port.unsent);
         if output.wait.is_some_and(|wait| output.closed || output.satisfies(wait)) {
             output.wait = None;
             if let Some(thread) = self.thread.get() {
@@ -192,6 +193,14 @@ impl Connection {
         output.close();
         // The connection's thread may sleep in a receive: this ends it. A socket that is gone already needs nothing.
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let output = self.output.get_mut();
+        output.discard();
+        output.report_unsent(&self.port.unsent);
     }
 }
 

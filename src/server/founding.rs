@@ -101,7 +101,9 @@ impl Candidate {
         match record.members.iter().find(|member| member.id == self.own.id) {
             Some(member) if member.uuid == self.own.uuid => Step::Adopt(record.clone()),
             Some(member) => Step::LostDisk(format!(
-                "{} lost its disk: it joined cluster {:032x} with uuid {:032x} and has {:032x} now. It does not take part, because it may have promised what it no longer knows. Restore its own newest data directory",
+                "{} lost its disk: it joined cluster {:032x} with uuid {:032x} and has {:032x} now. \
+                 It does not take part, because it may have promised what it no longer knows. \
+                 Restore its own newest data directory",
                 self.own.id, record.cluster, member.uuid, self.own.uuid
             )),
             None => unreachable!("the members of the record are the members of the command line, with {} among them", self.own.id),

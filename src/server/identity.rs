@@ -187,7 +187,8 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Version { theirs: (oldest, newest) } => write!(
                 f,
-                "it speaks peer protocol {oldest} to {newest} and this node speaks {PEER_PROTOCOL}: run one version on all nodes, or two that follow each other"
+                "it speaks peer protocol {oldest} to {newest} and this node speaks {PEER_PROTOCOL}: \
+                 run one version on all nodes, or two that follow each other"
             ),
             Refusal::OurId { id } => {
                 write!(f, "`{}` is this node's own id: give each node its own --id, and point --dial at the others only", id.escape_debug())
@@ -203,17 +204,20 @@ impl fmt::Display for Refusal {
             }
             Refusal::LostDisk { id, now, joined } => write!(
                 f,
-                "{id} lost its disk: it has uuid {now:032x} and joined with {joined:032x}; it does not count for any quorum. Restore its own newest data directory"
+                "{id} lost its disk: it has uuid {now:032x} and joined with {joined:032x}; \
+                 it does not count for any quorum. Restore its own newest data directory"
             ),
             Refusal::Unfounded { id } => write!(f, "{id} has not stored its founding record yet"),
             Refusal::OldCopy { id, now, seen } => write!(
                 f,
-                "{id} runs on an old copy of its data directory, or as a second process: boot {} (process {:016x}) where boot {} (process {:016x}) was seen. Stop it and start it on its newest data directory",
+                "{id} runs on an old copy of its data directory, or as a second process: boot {} (process {:016x}) \
+                 where boot {} (process {:016x}) was seen. Stop it and start it on its newest data directory",
                 now.0, now.1, seen.0, seen.1
             ),
             Refusal::RolledBack { id, now, seen } => write!(
                 f,
-                "{id} was rolled back: durable term {} and last entry {} where term {} was seen and entry {} acknowledged; it does not count for any quorum. Restore its own newest data directory",
+                "{id} was rolled back: durable term {} and last entry {} where term {} was seen \
+                 and entry {} acknowledged; it does not count for any quorum. Restore its own newest data directory",
                 now.0, now.1, seen.0, seen.1
             ),
         }

@@ -41,7 +41,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     }
     let opened = Instant::now();
     shared.notices.settled(&format!("refused {}", hello.id));
-    shared.notices.settled(&format!("doubted {}", hello.id));
+    shared.notices.trust(&hello.id);
     log::debug!("{} link from {} is open: boot {}, term {}, last {}", name(hello.link), hello.id, hello.boot, hello.term, hello.last);
     // The peer lives: whoever pauses before dialing it again need not wait longer.
     shared.kick(peer);
@@ -144,14 +144,17 @@ fn admit(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Option<NodeId> {
     }
 }
 
+/// For how long a peer that looks rolled back is doubted silently.
+const DOUBT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Says why a peer is refused, once per change. Strangers choose their own names, so they share one subject and its throttle.
 fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
     if matches!(refusal, Refusal::Unfounded { .. }) {
         return;
     }
-    // What a peer says on one link may overtake its hello on another, which then looks old. It dials again within milliseconds, so only a
-    // second time in a row is news.
-    if matches!(refusal, Refusal::RolledBack { .. }) && shared.notices.changed(&format!("doubted {}", hello.id), "") {
+    // What a peer says on one link may overtake its hello on another, which then looks old. It dials again within milliseconds and is
+    // believed then, so only what lasts is news.
+    if matches!(refusal, Refusal::RolledBack { .. }) && shared.notices.doubt(&hello.id) < DOUBT_PATIENCE {
         return;
     }
     let known = shared.peer_of(&hello.id).is_some() || hello.id == shared.id;

@@ -27,8 +27,8 @@ const ROUND_IDLE: Duration = Duration::from_millis(250);
 const ROUNDS_BUSY: u32 = 100;
 /// A peer that does not answer a question within this time counts as silent, so that one hung peer does not hold up the others.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// Records shown by others that may wait to be looked at; one suffices, and they come again.
-const SHOWN_MAX: usize = 16;
+/// Reasons to ask again at once that may wait; one suffices.
+const SHOWN_MAX: usize = 1;
 
 /// What an empty node knows when it starts.
 #[derive(Clone, Copy, Debug)]
@@ -73,12 +73,7 @@ fn empty_hello(config: &JoinConfig<'_>, link: LinkClass) -> Hello {
     bare_hello(config.id, config.client_address, config.identity, config.members.to_vec(), link)
 }
 
-fn ask_until_settled(
-    config: &JoinConfig<'_>,
-    candidate: &mut Candidate,
-    shown: &Receiver<(String, Founding)>,
-    stop: &AtomicBool,
-) -> Result<Founding> {
+fn ask_until_settled(config: &JoinConfig<'_>, candidate: &mut Candidate, shown: &Receiver<()>, stop: &AtomicBool) -> Result<Founding> {
     let notices = Notices::default();
     let peers: Vec<String> = candidate.peers().cloned().collect();
     let mut unchanged = 0;
@@ -89,18 +84,16 @@ fn ask_until_settled(
             }
             candidate.answered(peer, ask(config, peer));
         }
-        while let Ok((peer, record)) = shown.try_recv() {
-            candidate.answered(&peer, Answer::Member(record));
-        }
+        while shown.try_recv().is_ok() {}
         match settle(candidate.step(), &notices) {
             Progress::Settled(record) => return Ok(record),
             Progress::Changed => unchanged = 0,
             Progress::Same => unchanged += 1,
         }
         let pause = if unchanged < ROUNDS_BUSY { ROUND } else { ROUND_IDLE };
-        if let Ok((peer, record)) = shown.recv_timeout(pause) {
-            candidate.answered(&peer, Answer::Member(record));
-        }
+        // Who shows a record is only asked again at once: believed is what a member says at the address this node dials, so that a second
+        // process under a member's id cannot lead it into another cluster.
+        let _ = shown.recv_timeout(pause);
     }
 }
 
@@ -156,7 +149,7 @@ fn ask(config: &JoinConfig<'_>, peer: &str) -> Answer {
 struct Reception {
     hello: Hello,
     timing: Timing,
-    shown: Sender<(String, Founding)>,
+    shown: Sender<()>,
     strangers: Throttle,
 }
 
@@ -165,9 +158,9 @@ impl Reception {
         let outcome = read_hello(stream, &self.timing).and_then(|hello| {
             let welcome = Hello { link: hello.link, ..self.hello.clone() };
             answer(stream, &self.timing, &Greeting::Welcome(Box::new(welcome)))?;
-            if let Some(record) = hello.founding {
-                // Full means that one is about to be looked at.
-                let _ = self.shown.try_send((hello.id, record));
+            if hello.founding.is_some() {
+                // Full means that everybody is about to be asked.
+                let _ = self.shown.try_send(());
             }
             Ok(())
         });

@@ -76,11 +76,30 @@ pub fn say(line: &str) {
     }
 }
 
-/// Prints a line right before the process ends, behind what was logged before.
+/// Prints a line right before the process ends, behind what was logged before. Gives up after a short while: a standard error that
+/// takes nothing must not keep a process alive that has to end.
 pub fn say_now(line: &str) {
     drain();
-    // Standard error may be closed; the exit code says it too.
-    let _ = writeln!(io::stderr(), "{line}");
+    let line = line.to_owned();
+    let (done, finished) = crossbeam_channel::bounded(1);
+    let printing = std::thread::Builder::new().spawn(move || {
+        // Standard error may be closed; the exit code says it too.
+        let _ = writeln!(io::stderr(), "{line}");
+        let _ = done.send(());
+    });
+    if printing.is_ok() {
+        let _ = finished.recv_timeout(Duration::from_millis(300));
+    }
+}
+
+/// Makes a panic in any thread, which ends the process, say so in one line. `RUST_BACKTRACE=1` adds the backtrace.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::capture();
+        let trace = if trace.status() == std::backtrace::BacktraceStatus::Captured { format!("\n{trace}") } else { String::new() };
+        let thread = std::thread::current();
+        say_now(&format!("fatal: a promise inside the program was broken in thread {}: {panic}{trace}", thread.name().unwrap_or("?")));
+    }));
 }
 
 /// Waits, for a short while at most, until what was logged has been written. For the end of the process.

@@ -13,6 +13,7 @@
 //! | peer receiver | one per inbound link | its socket | its socket |
 //! | `peer-control-…`, `peer-bulk-…` | two per peer | the outgoing connection | its queue, its socket |
 //! | `peer-marks` | 1 | the file of marks | time, the disk |
+//! | `admin` | one per listener | the admin listener | requests, one at a time, for a bounded time |
 //! | `log` | 1 | standard error | its queue |
 //!
 //! The Raft thread waits for nothing but its inbox. Everyone else may wait, because nobody waits for them but through a queue: a queue to
@@ -20,6 +21,7 @@
 
 pub mod accept;
 pub mod acceptor;
+mod admin;
 mod batch;
 pub mod clients;
 mod connection;

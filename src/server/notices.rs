@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 #[derive(Debug, Default)]
 pub struct Notices {
     said: Mutex<BTreeMap<String, String>>,
+    doubted: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Notices {
@@ -21,6 +22,16 @@ impl Notices {
         }
         said.insert(subject.to_owned(), text.to_owned());
         true
+    }
+
+    /// For how long `subject` has been doubted without a break.
+    pub fn doubt(&self, subject: &str) -> Duration {
+        self.doubted.lock().entry(subject.to_owned()).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// `subject` is no longer doubted.
+    pub fn trust(&self, subject: &str) {
+        self.doubted.lock().remove(subject);
     }
 
     /// Whether there was anything to say about `subject`; from now on there is not.

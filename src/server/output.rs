@@ -8,6 +8,7 @@ use super::response::{Form, encode_outcome};
 use rustix::net::SendFlags;
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// A buffer of sent responses that is larger than this is given back.
@@ -66,6 +67,8 @@ pub(super) struct Output {
     sent: usize,
     /// Bytes of encoded entries that wait behind an unanswered one.
     held: usize,
+    /// What the sum over all connections holds of this one.
+    reported: usize,
     unanswered_writes: usize,
     unanswered_cost: usize,
     awaited_reads: usize,
@@ -88,6 +91,7 @@ impl Output {
             buffer: Vec::new(),
             sent: 0,
             held: 0,
+            reported: 0,
             unanswered_writes: 0,
             unanswered_cost: 0,
             awaited_reads: 0,
@@ -223,6 +227,17 @@ impl Output {
         self.sent < self.buffer.len()
     }
 
+    /// Brings `total`, the sum over all connections, up to date with this one.
+    pub(super) fn report_unsent(&mut self, total: &AtomicUsize) {
+        let now = self.unsent();
+        if now > self.reported {
+            total.fetch_add(now - self.reported, Ordering::Relaxed);
+        } else if now < self.reported {
+            total.fetch_sub(self.reported - now, Ordering::Relaxed);
+        }
+        self.reported = now;
+    }
+
     /// Bytes of responses that exist and have not been taken.
     fn unsent(&self) -> usize {
         self.buffer.len() - self.sent + self.held
@@ -233,6 +248,13 @@ impl Output {
         self.closed = true;
         self.buffer = Vec::new();
         self.sent = 0;
+    }
+
+    /// Forgets everything, when the connection itself is forgotten.
+    pub(super) fn discard(&mut self) {
+        self.close();
+        self.entries.clear();
+        self.held = 0;
     }
 
     /// Gives back the memory of an idle connection.

@@ -21,7 +21,7 @@ use crate::storage::directory::{Directory, FoundingMember};
 use crate::storage::disk::Disk;
 use crate::storage::log::{Piece, Room};
 use crate::storage::real::RealDisk;
-use crate::storage::record::{self, Kind};
+use crate::storage::record::{self, Operation};
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::writer::{Completion, Job};
 
@@ -171,7 +171,7 @@ pub(super) fn heartbeat(from: u32, to: u32, round: u64) -> Outgoing {
 /// An append of one record of about this size, and its bytes.
 pub(super) fn append(from: u32, to: u32, size: usize) -> (Outgoing, Vec<u8>) {
     let mut bytes = Vec::new();
-    record::encode(&mut bytes, Kind::Command, &vec![7; size]);
+    record::encode_operation(&mut bytes, &Operation::Set { key: b"key", value: &vec![7; size] });
     record::seal(&mut bytes, EntryId { term: 1, index: 1 });
     let mut entries = Entries::default();
     entries.push(1);

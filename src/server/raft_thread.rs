@@ -20,6 +20,9 @@ use super::view::PeerView;
 
 /// Most events taken in before what they caused is handed out.
 const BURST: usize = 4096;
+/// Longest time for which events are taken in before time passes and what they caused is handed out: heartbeats are due every few of
+/// these, however much the clients send.
+const BURST_TIME: Duration = Duration::from_millis(10);
 /// How long a leader that is asked to stop waits for a successor.
 const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
 
@@ -69,7 +72,7 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
         if let Some(since) = stopping
             && (!replica.is_leader() || replica.node().config().voters.len() < 2 || since.elapsed() > HANDOVER_PATIENCE)
         {
-            return;
+            return answer(replica.close(inbox.try_iter()));
         }
     }
 }
@@ -82,6 +85,7 @@ fn take_burst(
     metrics: &Metrics,
 ) -> bool {
     let mut stop = false;
+    let begun = Instant::now();
     for event in std::iter::once(first).chain(inbox.try_iter().take(BURST)) {
         match &event {
             Event::Peer(_) => metrics.peer_messages_in.increment(),
@@ -90,6 +94,9 @@ fn take_burst(
             _ => {}
         }
         replica.handle(event);
+        if stop || begun.elapsed() > BURST_TIME {
+            break;
+        }
     }
     stop
 }

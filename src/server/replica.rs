@@ -8,7 +8,7 @@
 
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
-use crate::storage::log::{Log, Piece, Room};
+use crate::storage::log::{Log, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
@@ -33,8 +33,10 @@ pub struct Limits {
     pub idle_close_ms: u64,
     /// A segment that could not be prepared is asked for again after this long.
     pub prepare_retry_ms: u64,
+    /// Most entries applied under one lock of the index, for which readers wait.
+    pub apply_slice: u64,
     /// Most entries applied before other events get their turn.
-    pub apply_slice: usize,
+    pub apply_turn: u64,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             idle_close_ms: 100,
             prepare_retry_ms: 1_000,
             apply_slice: 512,
+            apply_turn: 8192,
         }
     }
 }
@@ -144,7 +147,7 @@ struct LogSizes<'a>(&'a Log);
 impl Sizes for LogSizes<'_> {
     fn fit(&self, from: u64, last: u64, budget: u64) -> (u64, u64) {
         let count = self.0.fit(from, last, budget);
-        (count, self.0.pieces(from, count).iter().map(Piece::bytes).sum())
+        (count, self.0.bytes(from, count))
     }
 }
 
@@ -200,6 +203,17 @@ impl<C: Clone> Replica<C> {
             no_room: self.prepare.failure.clone(),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
+    }
+
+    /// Answers everyone who waits, and whoever else has asked, when the process ends: nothing more will be decided here.
+    pub fn close(&mut self, unread: impl Iterator<Item = Event<C>>) -> Vec<Reply<C>> {
+        self.waiting.lose_leadership(None, &mut self.actions.replies);
+        for event in unread {
+            if let Event::Client(batch) = event {
+                Waiting::refuse(&batch, &Outcome::NotLeader { leader: self.node.leader() }, true, &mut self.actions.replies);
+            }
+        }
+        std::mem::take(&mut self.actions.replies)
     }
 
     /// Takes one event in. What it causes is collected by the next [`Replica::flush`].
@@ -327,7 +341,7 @@ impl<C: Clone> Replica<C> {
             Message::Append { prev, .. } => prev.index + 1,
             _ => 0,
         };
-        let room = records.is_empty() || self.has_room_for_leader(records.len());
+        let room = records.is_empty() || self.has_room_for_leader(first_sent, records.len());
         let Some(take) = self.node.step(envelope, room) else { return };
         if let Some(from) = take.truncate_from {
             self.log.truncate(from);
@@ -341,10 +355,13 @@ impl<C: Clone> Replica<C> {
         self.stage(records);
     }
 
-    /// Whether a leader's records may be staged. Room for a conflict is always kept: it moves on to the next segment.
-    fn has_room_for_leader(&mut self, bytes: usize) -> bool {
+    /// Whether a leader's records may be staged. Records that begin below the log's end may turn out to be a conflict, which moves on
+    /// to the next segment. Those that continue the log need none: refusing them while the next segment is being made would stop
+    /// the cluster at every rotation.
+    fn has_room_for_leader(&mut self, first: u64, bytes: usize) -> bool {
         let staged = self.log.staged_bytes();
-        let room = self.log.room_after_truncation(bytes);
+        let continues = first > self.node.last().index;
+        let room = if continues { self.log.room(bytes) } else { self.log.room_after_truncation(bytes) };
         if let Room::Oversized(min_bytes) = room {
             self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
         }
@@ -425,12 +442,15 @@ impl<C: Clone> Replica<C> {
 
     // ---- applying ----
 
-    /// Applies up to `commit`, at most a slice of it, and answers the writes and lookups on the way.
+    /// Applies up to `commit`, at most a turn of it, and answers the writes and lookups on the way.
     fn apply(&mut self, commit: u64) {
-        let until = commit.min(self.applier.applied() + self.limits.apply_slice as u64);
-        if self.applier.applied() >= until {
-            return;
+        let until = commit.min(self.applier.applied() + self.limits.apply_turn);
+        while self.applier.applied() < until {
+            self.apply_slice(until.min(self.applier.applied() + self.limits.apply_slice));
         }
+    }
+
+    fn apply_slice(&mut self, until: u64) {
         let mut slice = self.applier.slice();
         while slice.applied() < until {
             let waiter = self.waiting.take_write(slice.applied() + 1);

@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -27,10 +26,13 @@ use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
 use super::recovered::recovered;
-use super::replica::{Limits, Position, Replica};
+use super::replica::{Limits, Replica};
 use super::status::{Member, StatusView};
 use super::view::PeerView;
-use super::{accept, disk_threads, founding, identity, join, log_sink, sockets};
+use super::{accept, admin, disk_threads, founding, identity, join, log_sink, sockets};
+
+/// Open files that are kept for segments and peers.
+const FILES_RESERVED: usize = 512;
 
 type Inbox = Sender<Event<Arc<Connection>>>;
 
@@ -48,7 +50,8 @@ pub fn run(config: &Config) -> Result<()> {
     mapping::install_sigbus_handler().map_err(Error::io("install the handler for unreadable pages"))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&config.data_dir)?);
     let mut directory = Directory::open(disk, &config.id)?;
-    let early = prepare(config)?;
+    let connections_max = raise_descriptor_limit(config.max_connections);
+    let early = prepare(config, connections_max)?;
     let stop = Arc::new(AtomicBool::new(false));
     handle_signals(&stop, &early.inbox.0)?;
     if let Some(founding) = directory.founding() {
@@ -75,21 +78,37 @@ pub fn run(config: &Config) -> Result<()> {
     serve(config, directory, early, &stop)
 }
 
-fn prepare(config: &Config) -> Result<Early> {
+/// Raises the limit on open files to what the system allows, and returns how many client connections may be open so that enough is left
+/// for the log and the peers: clients must never be able to stop an election or a new segment.
+fn raise_descriptor_limit(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused, the present limit counts.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let allowed = wanted.min(files - FILES_RESERVED.min(files / 2));
+    if allowed < wanted {
+        log::warn!("--max-connections {wanted} is lowered to {allowed}: the system allows {files} open files (ulimit -n)");
+    }
+    allowed
+}
+
+fn prepare(config: &Config, connections_max: usize) -> Result<Early> {
     let peer_listeners = listen(&config.listen_peer, "peers", "--listen-peer")?;
     let client_listeners = listen(&config.listen_client, "clients", "--listen-client")?;
+    let admin_listeners = listen(&config.listen_admin, "admin HTTP", "--listen-admin")?;
     let metrics = Arc::new(Metrics::default());
-    let status = Arc::new(StatusView {
-        id: config.id.clone(),
-        started: Instant::now(),
-        metrics: Arc::clone(&metrics),
-        position: Arc::new(Mutex::new(Position::default())),
-        member: OnceLock::new(),
-    });
+    let status = Arc::new(StatusView::new(&config.id, Arc::clone(&metrics)));
+    for listener in admin_listeners {
+        let status = Arc::clone(&status);
+        // Ends with the process.
+        spawn("admin", move || admin::run(&listener, &status))?;
+    }
     let limits = ClientLimits {
         key_bytes_max: config.max_key_bytes,
         value_bytes_max: config.max_value_bytes,
-        connections_max: config.max_connections,
+        connections_max,
         request_timeout: config.request_timeout,
         ..ClientLimits::default()
     };

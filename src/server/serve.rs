@@ -13,7 +13,7 @@ use crate::storage::store::Store;
 use rustix::io::Errno;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
 /// Responses of reads are handed to the output from this size on, so that a client that takes nothing costs little memory.
@@ -299,6 +299,9 @@ impl Answers {
 
     fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) {
         let view = self.port.view.as_ref();
+        let busy = Outcome::Busy("too many responses wait for clients that do not take them; try again later");
+        let crowded = self.port.unsent.load(Relaxed) > self.port.limits.unsent_bytes_total;
+        let outcome = if crowded { &busy } else { outcome };
         match (outcome, store) {
             (Outcome::Proceed, Some(store)) => answer_now(&mut self.scratch, read.form, &read.query, store),
             (outcome, Some(store)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, store, view),

@@ -42,6 +42,16 @@ fn role_name(role: Option<RoleName>) -> &'static str {
 }
 
 impl StatusView {
+    /// A view of a node that does not belong to a cluster yet.
+    pub(super) fn new(id: &str, metrics: Arc<Metrics>) -> StatusView {
+        StatusView { id: id.to_owned(), started: Instant::now(), metrics, position: Arc::default(), member: std::sync::OnceLock::new() }
+    }
+
+    /// Whether this node knows a leader, itself or another.
+    pub(super) fn knows_leader(&self) -> bool {
+        self.position.lock().leader.is_some()
+    }
+
     fn peers(&self, position: &Position) -> Value {
         let Some(member) = self.member.get() else { return json!([]) };
         let leads = position.role == Some(RoleName::Leader);

@@ -360,6 +360,19 @@ impl Log {
         (next - from).max(1)
     }
 
+    /// About how many bytes the `count` entries from `from` on take; never fewer than they do.
+    pub fn bytes(&self, from: u64, count: u64) -> u64 {
+        let (mut next, end, mut bytes) = (from, from + count, 0);
+        while next < end {
+            let holder = self.holder(next);
+            let offsets = &holder.offsets[(next - holder.first) as usize..];
+            let stop = offsets.get((end - next) as usize).map_or(holder.end, |offset| u64::from(*offset));
+            bytes += stop - u64::from(offsets[0]);
+            next = end.min(holder.next());
+        }
+        bytes
+    }
+
     /// The segment that holds the entry at `index`.
     fn holder(&self, index: u64) -> &LogSegment {
         let after = self.segments.partition_point(|segment| segment.first <= index);

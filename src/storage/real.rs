@@ -147,8 +147,8 @@ impl Disk for RealDisk {
             TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
             TryLockError::Error(error) => error,
         })?;
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // Overwritten in place, and only a help to tools: a full disk must not keep a node from starting.
+        let _ = writeln!(file, "{:<10}", std::process::id());
         Ok(Box::new(file))
     }
 

@@ -63,7 +63,8 @@ pub struct Operation {
 /// What a fault does to the operation that it hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It fails. Of a write, a random first part is written nevertheless, up to the end of a sector; after a failed sync the pages count as clean although they
+    /// It fails. Of a write, a random first part is written nevertheless, up to the end of a sector; after a failed sync the pages
+    /// count as clean although they
     /// are not durable.
     Fail(Errno),
     /// It is not done, and nothing answers any more until [`SimulatedDisk::crash`] or [`SimulatedDisk::kill`].

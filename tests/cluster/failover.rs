@@ -90,7 +90,9 @@ fn everything_acknowledged_is_there_after_all_nodes_were_killed_at_once() {
         let load = Load::start(&cluster);
         load.wait_progress(100);
         cluster.nodes.iter().for_each(|node| node.signal(Signal::KILL));
-        cluster.nodes.iter_mut().for_each(|node| drop(node.wait_exit()));
+        for node in &mut cluster.nodes {
+            node.wait_exit();
+        }
         let stop = load.stop.clone();
         stop.store(true, Ordering::SeqCst);
         cluster.start_all();

@@ -62,7 +62,8 @@ impl Ledger {
             });
             assert!(
                 explained,
-                "{name} holds '{}' at version {version}, which follows from none of the writes since the last acknowledged one: {candidates:?}",
+                "{name} holds '{}' at version {version}, which follows from none of the writes since the \
+                 last acknowledged one: {candidates:?}",
                 value.escape_ascii()
             );
         }

@@ -6,8 +6,10 @@
 //! | `ports` | port numbers that nobody else uses, and how many clusters may run at a time |
 //! | `node` | one process: start, kill, pause, look at it |
 //! | `harness` | a cluster of nodes in a scratch directory, and waiting for conditions |
+//! | `proxy` | links between nodes that a test can cut |
 //! | `ledger` | what was acknowledged, and whether it is still there |
 //! | `failover` | leaders killed, paused and asked to stop, under load |
+//! | `partitions` | nodes that live and do not reach each other |
 //! | `stalls` | disks that hang for seconds |
 //! | `sizes` | large values, lowered limits, pipelines |
 //! | `founding` | every order of starting, and nodes that must not take part |
@@ -23,7 +25,9 @@ mod impostors;
 mod ledger;
 mod limits;
 mod node;
+mod partitions;
 mod ports;
+mod proxy;
 mod sizes;
 mod stalls;
 mod startup;

@@ -29,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) environment: Vec<(String, OsString)>,
     /// Limit of open files, if not the usual one.
     pub(crate) open_files: Option<u32>,
+    /// The server binary.
+    pub(crate) program: PathBuf,
     /// The user to run it as, if not this one.
     pub(crate) user: Option<u32>,
     output: PathBuf,
@@ -48,6 +50,7 @@ impl Node {
             flags: Vec::new(),
             environment: Vec::new(),
             open_files: None,
+            program: PathBuf::from(env!("CARGO_BIN_EXE_apexkv")),
             user: None,
             output,
             output_before: 0,
@@ -70,12 +73,11 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let program = env!("CARGO_BIN_EXE_apexkv");
         let mut command = match self.open_files {
-            None => Command::new(program),
+            None => Command::new(&self.program),
             Some(limit) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
+                shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(&self.program);
                 shell
             }
         };

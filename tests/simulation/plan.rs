@@ -304,7 +304,8 @@ fn limits(random: &mut Random, tight: bool) -> Limits {
     Limits {
         stage_clients_bytes: if tight { random.spread((500, 20_000)) } else { usual.stage_clients_bytes },
         stage_bytes: if tight { random.spread((2_000, 40_000)) } else { usual.stage_bytes },
-        apply_slice: random.spread((1, 512)) as usize,
+        apply_slice: random.spread((1, 64)),
+        apply_turn: random.spread((1, 512)),
         ..usual
     }
 }

@@ -229,8 +229,11 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
 }
 
+/// Clusters as founding leaves them, by the number of nodes.
+type Founded = HashMap<usize, (Arc<Founding>, Vec<DiskImage>)>;
+
 thread_local! {
-    static FOUNDED: std::cell::RefCell<HashMap<usize, (Arc<Founding>, Vec<DiskImage>)>> = std::cell::RefCell::default();
+    static FOUNDED: std::cell::RefCell<Founded> = std::cell::RefCell::default();
 }
 
 /// Founding takes longer than many a run; its result is the same each time.

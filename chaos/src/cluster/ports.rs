@@ -34,7 +34,8 @@ pub(crate) fn check_free(members: &[Member], remedy: &str) -> Result<(), Error> 
             let whose = format!("port {port}, the {purpose} port of node {}", member.id());
             return Err(Error::Usage(match error.kind() {
                 io::ErrorKind::AddrInUse => format!(
-                    "{whose}, is in use: stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it; maybe another cluster is still running), or {remedy}"
+                    "{whose}, is in use: stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it; \
+                     maybe another cluster is still running), or {remedy}"
                 ),
                 _ => format!("{whose}, cannot be used: {error}; {remedy}"),
             }));

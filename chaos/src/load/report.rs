@@ -1,9 +1,11 @@
 //! The report at the end: what was written, what broke, and the verdict. Text only, at most 80 columns unless a violation needs more.
 
+use super::mixed;
 use super::session::{Evidence, Settings};
 use super::verify::ReadBack;
 use crate::error::{EXIT_OK, EXIT_UNREACHABLE, EXIT_VIOLATION};
 use crate::screen::{Colour, Screen, grouped, short_endpoint, short_time};
+use apexkv_chaos::linearizability;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -17,17 +19,23 @@ pub(crate) enum Verdict {
     Kept,
     /// So many keys do not.
     Violated { keys: usize },
+    /// The answers to the mixed clients contradict each other.
+    NotLinearizable,
     /// So many keys could not be read; the others agree.
     Unproved { unread: u64 },
+    /// Whether the answers to the mixed clients contradict each other could not be decided.
+    Undecided,
     /// No write was ever acknowledged.
     NothingWritten,
 }
 
 impl Verdict {
     /// Judges a run whose keys have been read back.
-    pub(crate) fn of(evidence: &Evidence, read_back: &ReadBack) -> Verdict {
+    pub(crate) fn of(evidence: &Evidence, read_back: &ReadBack, mixed: &linearizability::Verdict) -> Verdict {
         let wrong: BTreeSet<u64> = evidence.findings.violations.iter().map(|(key, _)| *key).collect();
         match (wrong.len(), read_back.unread) {
+            (0, _) if matches!(mixed, linearizability::Verdict::Violation { .. }) => Verdict::NotLinearizable,
+            (0, 0) if matches!(mixed, linearizability::Verdict::Undecided { .. }) => Verdict::Undecided,
             (0, 0) if evidence.findings.latencies.is_empty() => Verdict::NothingWritten,
             (0, 0) => Verdict::Kept,
             (0, unread) => Verdict::Unproved { unread },
@@ -39,24 +47,28 @@ impl Verdict {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Verdict::Kept => EXIT_OK,
-            Verdict::Violated { .. } => EXIT_VIOLATION,
-            Verdict::Unproved { .. } | Verdict::NothingWritten => EXIT_UNREACHABLE,
+            Verdict::Violated { .. } | Verdict::NotLinearizable => EXIT_VIOLATION,
+            Verdict::Unproved { .. } | Verdict::Undecided | Verdict::NothingWritten => EXIT_UNREACHABLE,
         }
     }
 }
 
 /// Prints the report and returns the verdict.
 pub(crate) fn print(screen: &Screen, settings: &Settings, evidence: &Evidence, read_back: &ReadBack) -> Verdict {
-    let verdict = Verdict::of(evidence, read_back);
+    let mixed = linearizability::check(&evidence.history);
+    let verdict = Verdict::of(evidence, read_back, &mixed);
     print_numbers(screen, evidence);
     print_outages(screen, evidence);
     let late: u64 = evidence.findings.histories.iter().map(|(_, history)| history.late()).sum();
     let late = if late > 0 { format!("; {late} unknown writes took effect late") } else { String::new() };
     screen.line(format_args!("Read back {} keys in {}{late}", grouped(read_back.read), short_time(read_back.took)));
+    print_mixed(screen, settings, &evidence.history, &mixed);
     let (colour, text) = match verdict {
         Verdict::Kept => (Colour::Green, "VERDICT   lost = 0: every acknowledged write is there".to_owned()),
         Verdict::Violated { keys } => (Colour::Red, format!("VERDICT   VIOLATED: lost = {keys} (keys that contradict their history)")),
         Verdict::Unproved { unread } => (Colour::Yellow, format!("VERDICT   UNPROVED: {} keys could not be read", grouped(unread))),
+        Verdict::NotLinearizable => (Colour::Red, "VERDICT   VIOLATED: the answers on a shared key contradict each other".to_owned()),
+        Verdict::Undecided => (Colour::Yellow, "VERDICT   UNPROVED: a shared key's history is too tangled to judge".to_owned()),
         Verdict::NothingWritten => (Colour::Yellow, "VERDICT   UNPROVED: no write was acknowledged".to_owned()),
     };
     screen.line(screen.paint(colour, text));
@@ -68,6 +80,26 @@ pub(crate) fn print(screen: &Screen, settings: &Settings, evidence: &Evidence, r
         screen.line(format_args!("          last failure: {reason}"));
     }
     verdict
+}
+
+/// What the mixed clients have shown; times of operations in microseconds.
+fn print_mixed(screen: &Screen, settings: &Settings, history: &linearizability::History, verdict: &linearizability::Verdict) {
+    if settings.mixed == 0 {
+        return;
+    }
+    let operations = history.operations();
+    let unknown = operations.iter().filter(|operation| operation.returned.is_none()).count();
+    let (count, keys) = (grouped(operations.len() as u64), mixed::keys(history).len());
+    let text = match verdict {
+        linearizability::Verdict::Linearizable => "linearizable".to_owned(),
+        linearizability::Verdict::Violation { .. } => screen.paint(Colour::Red, "NOT LINEARIZABLE"),
+        linearizability::Verdict::Undecided { steps, .. } => format!("undecided after {} steps", grouped(*steps)),
+    };
+    screen.line(format_args!("Mixed     {count} operations by {} clients on {keys} keys, {unknown} unknown: {text}", settings.mixed));
+    if let linearizability::Verdict::Violation { key, piece } = verdict {
+        screen.line(format_args!("          key {}; these cannot all be true (times in microseconds):", key.escape_ascii()));
+        piece.iter().for_each(|operation| screen.line(format_args!("          {operation}")));
+    }
 }
 
 fn print_numbers(screen: &Screen, evidence: &Evidence) {
@@ -114,8 +146,10 @@ mod tests {
         (0..writes).for_each(|_| findings.record_latency(Duration::from_millis(1)));
         let violation = Violation::VersionNotGrown { acknowledged: 1, certain: 2 };
         findings.violations = wrong_keys.iter().map(|key| (*key, violation.clone())).collect();
-        let evidence = Evidence { findings, outages: Vec::new(), failovers: 0, down_for: None, started: Instant::now() };
-        Verdict::of(&evidence, &ReadBack { read: 1, unread, took: Duration::ZERO, last_failure: None })
+        let history = linearizability::History::default();
+        let evidence = Evidence { findings, history, outages: Vec::new(), failovers: 0, down_for: None, started: Instant::now() };
+        let read_back = ReadBack { read: 1, unread, took: Duration::ZERO, last_failure: None };
+        Verdict::of(&evidence, &read_back, &linearizability::Verdict::Linearizable)
     }
 
     #[test]

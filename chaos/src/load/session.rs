@@ -1,10 +1,12 @@
 //! What the writers share, and their life as threads: started together, stopped together, and their findings put into one.
 
 use super::history::{History, Violation, WriteNumber};
+use super::mixed;
 use super::outage::{Change, Outage, Tracker};
 use super::writer;
 use crate::error::Error;
 use crate::screen::{Colour, Screen, grouped, short_endpoint, short_time};
+use apexkv_chaos::linearizability;
 use apexkv_client::{Client, FailedAttempt, Failure};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -27,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) prefix: String,
     /// Threads that write, each to keys of its own.
     pub(crate) writers: usize,
+    /// Clients that mix all operations on few keys.
+    pub(crate) mixed: usize,
     /// Keys of all writers together; at least one a writer.
     pub(crate) keys: u64,
     /// Most writes a second, of all writers together.
@@ -65,6 +69,7 @@ pub(crate) struct Session {
     writing: AtomicBool,
     numbers: AtomicU64,
     acknowledged: AtomicU64,
+    mixed: AtomicU64,
 }
 
 impl Session {
@@ -75,6 +80,16 @@ impl Session {
     /// A number for the next write; no two writes of the run share one.
     pub(crate) fn next_number(&self) -> WriteNumber {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A number for the next operation of the mixed clients, from 0.
+    pub(crate) fn next_mixed(&self) -> u64 {
+        self.mixed.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Time since the start of the session.
+    pub(crate) fn microseconds(&self) -> u64 {
+        mixed::microseconds(self.started)
     }
 
     /// Writes acknowledged so far.
@@ -204,6 +219,8 @@ impl Findings {
 /// All that is known when the writers have stopped.
 pub(crate) struct Evidence {
     pub(crate) findings: Findings,
+    /// Of the mixed clients; its clock started at `started`.
+    pub(crate) history: linearizability::History,
     pub(crate) outages: Vec<Outage>,
     pub(crate) failovers: u64,
     /// How long the cluster has been down, if it still is.
@@ -215,6 +232,7 @@ pub(crate) struct Evidence {
 pub(crate) struct Load {
     session: Arc<Session>,
     writers: Vec<JoinHandle<Findings>>,
+    mixers: Vec<JoinHandle<linearizability::History>>,
     /// When the rate was computed last, the writes by then, and the rate.
     rate: (Instant, u64, f64),
 }
@@ -231,12 +249,18 @@ impl Load {
             writing: AtomicBool::new(true),
             numbers: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
+            mixed: AtomicU64::new(0),
         });
-        let mut load = Load { session, writers: Vec::new(), rate: (now, 0, 0.0) };
+        let mut load = Load { session, writers: Vec::new(), mixers: Vec::new(), rate: (now, 0, 0.0) };
         for number in 0..load.session.settings.writers {
             let session = Arc::clone(&load.session);
             let spawned = thread::Builder::new().name(format!("writer-{number}")).spawn(move || writer::write(&session, number));
             load.writers.push(spawned.map_err(|error| Error::local("start a writer thread", error))?);
+        }
+        for number in 0..load.session.settings.mixed {
+            let session = Arc::clone(&load.session);
+            let spawned = thread::Builder::new().name(format!("mixed-{number}")).spawn(move || mixed::mix(&session, number));
+            load.mixers.push(spawned.map_err(|error| Error::local("start a client thread", error))?);
         }
         Ok(load)
     }
@@ -272,11 +296,16 @@ impl Load {
         for writer in self.writers {
             findings.add(writer.join().expect("a panic ends the process, so every writer returns"));
         }
+        let mut history = linearizability::History::default();
+        for mixer in self.mixers {
+            history.append(mixer.join().expect("a panic ends the process, so every client returns"));
+        }
         self.session.screen.end_progress();
         findings.histories.sort_by_key(|(key, _)| *key);
         let tracker = self.session.tracker.lock();
         Evidence {
             findings,
+            history,
             outages: tracker.outages().to_vec(),
             failovers: tracker.failovers(),
             down_for: tracker.down_since().map(|since| since.elapsed()),

@@ -117,3 +117,29 @@ fn the_rate_is_kept() {
     let writes = fake.writes();
     assert!((20..=60).contains(&writes), "{writes} writes in a second at 50 a second");
 }
+
+#[test]
+fn mixed_operations_are_recorded_and_found_linearizable() {
+    let fake = Fake::start(3);
+    fake.cut_every(20);
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("history").display().to_string();
+    let flags = ["--endpoints", &fake.endpoints(), "--duration", "1s", "--mixed", "4", "--history", &path];
+    let output = run(&flags).expect_code(0);
+    assert!(output.contains(" by 4 clients on ") && output.contains(": linearizable"), "{output}");
+    assert_eq!(fake.keys(), [""; 0], "the shared keys are removed, too");
+    let history = std::fs::read_to_string(&path).expect("it was written");
+    for call in ["SET", "GET", "DEL", "CAS"] {
+        assert!(history.contains(&format!(r#""call":"{call}""#)), "no {call} among {} operations", history.lines().count());
+    }
+}
+
+#[test]
+fn answers_that_contradict_each_other_are_shown() {
+    let fake = Fake::start(1);
+    fake.make_reads_stale();
+    let output =
+        run(&["--endpoints", &fake.endpoints(), "--duration", "500ms", "--mixed", "2", "--keys", "1", "--rate", "1"]).expect_code(1);
+    assert!(output.contains("NOT LINEARIZABLE") && output.contains("these cannot all be true"), "{output}");
+    assert!(output.contains("-> written as version "), "{output}");
+}

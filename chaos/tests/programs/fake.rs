@@ -151,6 +151,14 @@ impl Fake {
                     }),
                 )
             }
+            Command::Cas => {
+                let (expected, value) = value.split_at(8);
+                let current = state.map.get(&key).map_or(0, |(version, _)| *version);
+                match expected == current.to_le_bytes() {
+                    true => state.set(key, value),
+                    false => Some((Status::Conflict, current.to_le_bytes().to_vec())),
+                }
+            }
             _ => Some((Status::BadRequest, b"the fake does not know this command".to_vec())),
         }
     }

@@ -127,6 +127,10 @@ fn one_buffer_is_spread_over_batches_and_segments() {
     assert_eq!(engine.log.fit(5, 601, 1), 1, "at least one");
     assert_eq!(engine.log.fit(1, 601, u64::MAX), 601);
     assert_eq!(engine.log.fit(3, 4, u64::MAX), 2);
+    let exact: usize = split(&records)[..8].iter().map(Vec::len).sum();
+    let about = engine.log.bytes(2, 8) as usize;
+    assert!((exact..exact + 4 * 128).contains(&about), "{about} for {exact} bytes");
+    assert!(engine.log.bytes(1, 601) as usize >= records.len());
 }
 
 #[test]

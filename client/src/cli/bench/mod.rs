@@ -21,7 +21,8 @@ pub(crate) struct BenchOptions {
     #[arg(long, env = "APEXKV_WORKLOAD", value_enum, default_value = "set")]
     pub(crate) workload: Workload,
     /// Connections, each with a thread of its own
-    #[arg(long, env = "APEXKV_CONNECTIONS", value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "APEXKV_CONNECTIONS", value_name = "N", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) connections: u32,
     /// Requests in flight on each connection
     #[arg(long, env = "APEXKV_DEPTH", value_name = "D", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
