@@ -61,4 +61,6 @@ pub use connection::{Connection, MAX_RESPONSE_PAYLOAD, Response, SendError};
 pub use endpoint::check_endpoint;
 pub use error::{Error, FailedAttempt, Failure};
 pub use pipeline::Pipeline;
+#[doc(hidden)]
+pub use scan::decode_page;
 pub use scan::{Pair, Scan, ScanOptions, ScanPage};
