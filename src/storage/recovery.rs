@@ -187,6 +187,9 @@ fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
     let mut unlisted = Vec::new();
     for name in names {
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
+        if id > manifest::ID_MAX {
+            return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
+        }
         let segment = Segment::open(&*writer.disk, id, writer.cluster)?;
         if let Some(at) = tail::find_batch(&segment, HEADER_BLOCK)? {
             return Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME)));

@@ -3,6 +3,7 @@
 
 use super::applier::{Applier, is_well_formed};
 use super::batch::{self, BatchHeader, HEADER_BYTES};
+use super::bytes::NUMBER_MAX;
 use super::location::Location;
 use super::log::LogSegment;
 use super::manifest::State;
@@ -165,7 +166,7 @@ impl Scan {
             Some((_, crc)) => (crc, header.sequence == self.chain.sequence + 1),
             None => (segment.header_crc(), header.sequence > self.chain.sequence),
         };
-        if header.previous != previous || !follows {
+        if header.previous != previous || !follows || header.sequence > NUMBER_MAX {
             return corrupt(format!("batch {} does not follow batch {}", header.sequence, self.chain.sequence));
         }
         if at + HEADER_BYTES + u64::from(header.body) > segment.length() {

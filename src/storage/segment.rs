@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Size of the header block in front of the first batch.
 pub(super) const HEADER_BLOCK: u64 = 4096;
+/// Smallest segment: one that takes nothing but a closing batch.
+const LENGTH_MIN: u64 = HEADER_BLOCK + super::batch::HEADER_BYTES;
 /// Largest segment: offsets are kept in four bytes.
 pub(super) const LENGTH_MAX: u64 = 1 << 31;
 
@@ -81,7 +83,7 @@ impl SegmentHeader {
         if header.cluster != cluster {
             return Err(corrupt(format!("it belongs to cluster {:032x}, this node to {cluster:032x}", header.cluster)));
         }
-        if file_name(header.id) != name || header.length > LENGTH_MAX {
+        if file_name(header.id) != name || !(LENGTH_MIN..=LENGTH_MAX).contains(&header.length) {
             return Err(corrupt(format!("its header says {} of {} bytes", file_name(header.id), header.length)));
         }
         if actual < header.length {

@@ -62,6 +62,9 @@ pub struct SlotFile {
     failed: bool,
 }
 
+/// Newest generation that is believed; no file comes near it, and the next one must be a number too.
+const GENERATION_MAX: u64 = 1 << 62;
+
 /// What a slot says about the file it belongs to.
 #[derive(Clone, Debug)]
 struct Place {
@@ -233,7 +236,7 @@ impl Place {
         }
         let generation = u64::from(get_u32(bytes, 16)) | u64::from(get_u32(bytes, 20)) << 32;
         let capacity = get_u32(bytes, 24) as usize;
-        if u64::from(get_u32(bytes, 12)) != area || generation == 0 || generation % 2 != pair_of(area) {
+        if u64::from(get_u32(bytes, 12)) != area || !(1..=GENERATION_MAX).contains(&generation) || generation % 2 != pair_of(area) {
             return bad(format!("generation {generation} of area {} stands in area {area}", get_u32(bytes, 12)));
         }
         if get_u32(bytes, 32) != self.name_crc {

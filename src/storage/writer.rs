@@ -256,7 +256,7 @@ pub(super) fn decode_hard_state(payload: &[u8]) -> Result<HardState> {
     }
     let state = (|| {
         let vote = fields.u32()?;
-        let term = fields.u64()?;
+        let term = fields.number()?;
         (version == 1 && fields.is_empty()).then_some(HardState { term, vote: (vote != 0).then_some(NodeId(vote)) })
     })();
     state.ok_or_else(|| super::corrupt(HARD_STATE_NAME, 0, "term and vote do not follow the format"))
