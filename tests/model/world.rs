@@ -108,7 +108,7 @@ impl World {
                 (self.beats < bounds.beats, Move::Beat { node }),
             ];
             moves.extend(due.into_iter().filter(|(due, _)| *due).map(|(_, due)| due));
-        } else if host.node.term() < bounds.terms && !state {
+        } else if node < bounds.candidates && host.node.term() < bounds.terms && !state {
             // Whoever stands first is called the first: until then all are alike.
             let first = self.hosts.iter().all(|host| host.node.term() == 0);
             if !first || node == 0 {
