@@ -23,6 +23,8 @@ pub(crate) struct Bounds {
     pub(crate) reads: u8,
     /// Messages under way from one member to another; one more, and the oldest is lost.
     pub(crate) link: usize,
+    /// The first two members never reach each other.
+    pub(crate) cut: bool,
     /// Heartbeats and their answers are delivered; otherwise all of them are lost.
     pub(crate) heartbeats: bool,
     /// Term and vote are durable only some time after they are issued.
@@ -42,6 +44,7 @@ const CORE: Bounds = Bounds {
     beats: 0,
     reads: 0,
     link: 1,
+    cut: false,
     heartbeats: false,
     slow_votes: false,
     slow_writes: false,
@@ -65,7 +68,8 @@ pub(crate) fn large() -> Vec<Bounds> {
     vec![
         // A vote told, or asked for, before it is durable.
         Bounds { name: "votes", crashes: 1, slow_votes: true, ..CORE },
-        // An old append taken again cuts off what came after it.
+        // An old append taken again cuts off what came after it, and has been acknowledged.
+        Bounds { name: "old ones", terms: 1, candidates: 1, slow_writes: true, proposals: 1, duplicates: 1, link: 2, ..CORE },
         Bounds { name: "beats", terms: 1, proposals: 1, duplicates: 1, beats: 1, link: 2, ..CORE },
         // A leader that counts its own copy too early; a write that vouches for entries it did not write; logs compared wrongly.
         Bounds { name: "writes", slow_writes: true, proposals: 1, ..CORE },
@@ -76,7 +80,7 @@ pub(crate) fn large() -> Vec<Bounds> {
         // Votes of other terms that count.
         Bounds { name: "terms", terms: 3, ..CORE },
         // An entry of an older term, committed by counting its copies (paper, figure 8).
-        Bounds { name: "figure 8", terms: 4, candidates: 2, ..CORE },
+        Bounds { name: "figure 8", terms: 4, candidates: 2, cut: true, ..CORE },
     ]
 }
 
@@ -88,7 +92,12 @@ impl fmt::Display for Bounds {
             "{name:<8} 3 nodes, {candidates} of them stand, {terms} terms, {proposals} proposals, {crashes} crashes, {duplicates} duplicates, {beats} beats, "
         )?;
         write!(f, "{reads} reads, {link} messages a link")?;
-        for (flag, text) in [(self.heartbeats, "heartbeats"), (self.slow_votes, "slow votes"), (self.slow_writes, "slow writes")] {
+        for (flag, text) in [
+            (self.cut, "two cut off from each other"),
+            (self.heartbeats, "heartbeats"),
+            (self.slow_votes, "slow votes"),
+            (self.slow_writes, "slow writes"),
+        ] {
             if flag {
                 write!(f, ", {text}")?;
             }

@@ -112,7 +112,8 @@ impl World {
             // Whoever stands first is called the first: until then all are alike.
             let first = self.hosts.iter().all(|host| host.node.term() == 0);
             if !first || node == 0 {
-                let others = (0..3).filter(|asks| *asks != node && !(first && *asks == 2));
+                let others = (0..3).filter(|asks| *asks != node && (bounds.cut || !(first && *asks == 2)));
+                let others = others.filter(|asks| !(bounds.cut && node + asks == 1));
                 moves.extend(others.map(|asks| Move::TimeOut { node, asks }));
             }
         }
@@ -177,6 +178,7 @@ impl World {
                 Message::PreVote { .. } | Message::PreVoteReply { .. } => true,
                 _ => false,
             };
+            let lost = lost || (bounds.cut && envelope.from.0 + envelope.to.0 == 3);
             let messages = &mut self.links[link(envelope.from, envelope.to)];
             if !lost && !messages.iter().any(|under_way| **under_way == envelope) {
                 messages.push(Arc::new(envelope));
