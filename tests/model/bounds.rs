@@ -50,6 +50,16 @@ const CORE: Bounds = Bounds {
     slow_writes: false,
 };
 
+/// An old append taken again cuts off what came after it and has been acknowledged.
+fn old_ones() -> Bounds {
+    Bounds { name: "old ones", terms: 1, candidates: 1, slow_writes: true, proposals: 1, duplicates: 1, link: 2, ..CORE }
+}
+
+/// An entry of an older term is committed by counting its copies (paper, figure 8): two candidates in turn, with one voter between them.
+fn figure_8() -> Bounds {
+    Bounds { name: "figure 8", terms: 4, candidates: 2, cut: true, ..CORE }
+}
+
 /// For every test run: all states, in some seconds.
 pub(crate) fn small() -> Vec<Bounds> {
     vec![
@@ -60,6 +70,8 @@ pub(crate) fn small() -> Vec<Bounds> {
         Bounds { name: "losses", terms: 1, slow_writes: true, proposals: 1, crashes: 1, ..CORE },
         Bounds { name: "appends", terms: 1, proposals: 1, duplicates: 1, link: 2, ..CORE },
         Bounds { name: "reads", reads: 1, ..CORE },
+        old_ones(),
+        figure_8(),
     ]
 }
 
@@ -68,8 +80,7 @@ pub(crate) fn large() -> Vec<Bounds> {
     vec![
         // A vote told, or asked for, before it is durable.
         Bounds { name: "votes", crashes: 1, slow_votes: true, ..CORE },
-        // An old append taken again cuts off what came after it, and has been acknowledged.
-        Bounds { name: "old ones", terms: 1, candidates: 1, slow_writes: true, proposals: 1, duplicates: 1, link: 2, ..CORE },
+        old_ones(),
         Bounds { name: "beats", terms: 1, proposals: 1, duplicates: 1, beats: 1, link: 2, ..CORE },
         // A leader that counts its own copy too early; a write that vouches for entries it did not write; logs compared wrongly.
         Bounds { name: "writes", slow_writes: true, proposals: 1, ..CORE },
@@ -79,18 +90,15 @@ pub(crate) fn large() -> Vec<Bounds> {
         Bounds { name: "reads", reads: 1, heartbeats: true, proposals: 1, ..CORE },
         // Votes of other terms that count.
         Bounds { name: "terms", terms: 3, ..CORE },
-        // An entry of an older term, committed by counting its copies (paper, figure 8).
-        Bounds { name: "figure 8", terms: 4, candidates: 2, cut: true, ..CORE },
+        figure_8(),
     ]
 }
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Bounds { name, terms, candidates, proposals, crashes, duplicates, beats, reads, link, .. } = self;
-        write!(
-            f,
-            "{name:<8} 3 nodes, {candidates} of them stand, {terms} terms, {proposals} proposals, {crashes} crashes, {duplicates} duplicates, {beats} beats, "
-        )?;
+        write!(f, "{name:<8} 3 nodes, {candidates} of them stand, {terms} terms, {proposals} proposals, {crashes} crashes, ")?;
+        write!(f, "{duplicates} duplicates, {beats} beats, ")?;
         write!(f, "{reads} reads, {link} messages a link")?;
         for (flag, text) in [
             (self.cut, "two cut off from each other"),
