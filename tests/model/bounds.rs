@@ -64,9 +64,9 @@ fn figure_8() -> Bounds {
 pub(crate) fn small() -> Vec<Bounds> {
     vec![
         Bounds { name: "terms", ..CORE },
-        Bounds { name: "votes", slow_votes: true, ..CORE },
+        Bounds { name: "votes", candidates: 2, slow_votes: true, ..CORE },
         Bounds { name: "crashes", terms: 1, crashes: 1, slow_votes: true, ..CORE },
-        Bounds { name: "writes", slow_writes: true, ..CORE },
+        Bounds { name: "writes", candidates: 2, slow_writes: true, ..CORE },
         Bounds { name: "losses", terms: 1, slow_writes: true, proposals: 1, crashes: 1, ..CORE },
         Bounds { name: "appends", terms: 1, proposals: 1, duplicates: 1, link: 2, ..CORE },
         Bounds { name: "reads", reads: 1, ..CORE },
