@@ -70,8 +70,8 @@ chaos: build
 bench: build
 	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
 
-# Some hundred bytes of memory for three states.
-STATES ?= 20000000
+# About 400 bytes of memory for each state of the largest set.
+STATES ?= 10000000
 model: cargo
 	@APEXKV_MODEL=full APEXKV_MODEL_STATES=$(STATES) $(CARGO) test --release -p apexkv --test model -- --nocapture
 
