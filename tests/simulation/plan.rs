@@ -288,7 +288,8 @@ impl Plan {
         for _ in 0..random.between((1, 3)) {
             let node = *random.pick(&victims);
             let (at, pick) = (random.below(self.time), random.number());
-            let later = at + random.spread((MILLISECOND, self.time));
+            // A disk that is lost once the others have been healed could be one too many.
+            let later = (at + random.spread((MILLISECOND, self.time))).min(self.time - 1);
             let down = random.spread((10 * MILLISECOND, 2 * SECOND));
             match random.below(6) {
                 0 => self.faults.push((at, Fault::Wipe { node, down })),
