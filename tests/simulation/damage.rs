@@ -240,3 +240,43 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, SECOND};
+    use crate::run::{Report, run};
+
+    /// Three nodes of which only the second is hit, by these faults.
+    fn hit(faults: &[(Time, Fault)]) -> Report {
+        let plan = (0..).map(Plan::of).find(|plan| plan.nodes == 3 && plan.sync.1 < 5 * MILLISECOND && plan.silent_loss == 0);
+        let plan = Plan { time: 5 * SECOND, heal_all: true, faults: faults.to_vec(), ..plan.expect("every third seed is like this") };
+        run(&plan).unwrap_or_else(|failure| panic!("at {} µs: {}", failure.now, failure.message))
+    }
+
+    #[test]
+    fn a_wiped_node_is_told_so_and_stays_out() {
+        let report = hit(&[(SECOND, Fault::Wipe { node: 1, down: 100 * MILLISECOND })]);
+        assert_eq!((report.counts.convicted, report.counts.starts), (1, 5), "{report:?}");
+    }
+
+    #[test]
+    fn a_node_on_an_old_copy_is_convicted_and_its_words_do_not_count() {
+        let down = 100 * MILLISECOND;
+        let death = Death::Kill;
+        let faults = [
+            (SECOND, Fault::Copy { node: 1 }),
+            (2 * SECOND, Fault::Die { node: 1, death, down }),
+            (4 * SECOND, Fault::Restore { node: 1, down }),
+        ];
+        let report = hit(&faults);
+        assert_eq!((report.counts.forgot, report.counts.convicted), (1, 1), "{report:?}");
+    }
+
+    #[test]
+    fn a_copy_that_lost_nothing_may_take_part_or_is_refused_as_a_whole() {
+        let down = 10 * MILLISECOND;
+        let report = hit(&[(SECOND, Fault::Copy { node: 1 }), (SECOND, Fault::Restore { node: 1, down })]);
+        assert_eq!((report.counts.intact, report.counts.forgot), (1, 0), "{report:?}");
+    }
+}
