@@ -78,7 +78,7 @@ impl Preparer {
 }
 
 fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
-    let mut part = vec![0; PART];
+    let mut part = vec![0; PART.min((header.length - HEADER_BLOCK) as usize)];
     let mut at = HEADER_BLOCK;
     while at < header.length {
         let length = PART.min((header.length - at) as usize);
