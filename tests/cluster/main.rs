@@ -17,6 +17,7 @@
 //! | `startup` | wrong flags, unusable directories, ports in use, damage |
 //! | `limits` | file descriptors that run out |
 //! | `stopping` | signals |
+//! | `strangers` | a client in another language |
 
 mod failover;
 mod founding;
@@ -32,3 +33,4 @@ mod sizes;
 mod stalls;
 mod startup;
 mod stopping;
+mod strangers;
