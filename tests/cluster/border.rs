@@ -133,7 +133,7 @@ fn behave(cluster: &Cluster, over: &AtomicBool) -> u64 {
 fn a_siege_of_strangers_costs_little_memory_and_no_service() {
     let seed: u64 = std::env::var("APEXKV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     eprintln!("APEXKV_SEED={seed}");
-    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "1s", "--segment-bytes", "16MiB"]);
+    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "3s"]);
     cluster.start_all();
     let (leader, before) = cluster.wait_leader();
     cluster.client(PATIENCE).set(b"large", &vec![b'x'; ANSWER_BYTES]).expect("the cluster works");
@@ -216,5 +216,6 @@ fn nodes_whose_log_nobody_takes_serve_and_stop() {
     cluster.nodes[leader].kill();
     cluster.client(PATIENCE).set(b"key", b"after").expect("a majority works");
     cluster.nodes[leader].start();
+    cluster.nodes[leader].wait_status("answers again", |_| true);
     cluster.stop_all();
 }
