@@ -84,6 +84,9 @@ impl Mixer<'_> {
             _ => {}
         }
         let refused = answer == Some(Answer::Refused);
+        if answer.is_some() && !refused {
+            self.session.count_answer();
+        }
         let returned = answer.map(|answer| Returned { at, answer });
         self.history.push(Operation { process: self.number as u32, key, invoked, call, returned });
         let pause = Duration::from_micros(self.chance.random_range(0..PAUSE_MAX.as_micros() as u64));

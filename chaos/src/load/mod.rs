@@ -6,5 +6,6 @@ pub(crate) mod mixed;
 pub(crate) mod outage;
 pub(crate) mod report;
 pub(crate) mod session;
+pub(crate) mod throughput;
 pub(crate) mod verify;
 pub(crate) mod writer;
