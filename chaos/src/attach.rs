@@ -47,11 +47,7 @@ pub(crate) fn attach(arguments: &AttachArguments, seed: u64) -> Result<u8, Error
 }
 
 fn heading(arguments: &AttachArguments, time: Duration) -> Heading {
-    let facts = vec![
-        conclude::now(),
-        arguments.endpoints.endpoints.join(", "),
-        format!("{} writers, {} mixed clients", arguments.load.writers, arguments.load.mixed.unwrap_or(0)),
-    ];
+    let facts = vec![conclude::now(), arguments.endpoints.endpoints.join(", "), conclude::clients(&arguments.load)];
     let time = Duration::from_secs(time.as_secs().max(1));
     Heading { subject: format!("ApexKV under load for {}", humantime::format_duration(time)), facts, command: command_line(None) }
 }

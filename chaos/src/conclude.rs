@@ -64,6 +64,12 @@ pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace('T', " ").replace('Z', " UTC")
 }
 
+/// Who made the load, in words.
+pub(crate) fn clients(arguments: &LoadArguments) -> String {
+    let count = |count: u16, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    format!("{} and {}", count(arguments.writers, "writer"), count(arguments.mixed.unwrap_or(0), "mixed client"))
+}
+
 /// The command that repeats a run: this process's own, with the seed if it was drawn by chance.
 pub(crate) fn command_line(seed: Option<u64>) -> String {
     repeat(std::env::args().collect(), seed)

@@ -61,7 +61,7 @@ impl Plan<'_> {
             conclude::now(),
             format!("seed {}", self.seed),
             format!("{} nodes", self.arguments.scratch.nodes),
-            format!("{} writers, {} mixed clients", self.load.writers, self.load.mixed.unwrap_or(0)),
+            conclude::clients(&self.load),
             format!("{} faults: {}", self.faults.len(), kinds.join(", ")),
         ];
         let subject = format!("ApexKV under faults for {}", humantime::format_duration(self.arguments.duration));

@@ -51,8 +51,8 @@ struct State {
     /// Ways that are not open.
     flows: BTreeMap<Way, Flow>,
     ended: bool,
-    /// Open connections by number, so that they can be broken at the end.
-    connections: BTreeMap<u64, [Arc<TcpStream>; 2]>,
+    /// Open connections by number: who dialed whom, and both sockets.
+    connections: BTreeMap<u64, (Way, [Arc<TcpStream>; 2])>,
     next_connection: u64,
 }
 
@@ -94,6 +94,14 @@ impl Network {
         self.air.state.lock().flows = flows.iter().copied().collect();
         self.air.changed.notify_all();
     }
+
+    /// Breaks all connections that use one of these ways.
+    pub(crate) fn break_off(&self, flows: &[(Way, Flow)]) {
+        let uses = |(from, to): Way| flows.iter().any(|(way, _)| *way == (from, to) || *way == (to, from));
+        let state = self.air.state.lock();
+        let struck = state.connections.values().filter(|(way, _)| uses(*way));
+        struck.flat_map(|(_, streams)| streams).for_each(break_off);
+    }
 }
 
 impl Drop for Network {
@@ -104,7 +112,7 @@ impl Drop for Network {
             std::mem::take(&mut state.connections)
         };
         self.air.changed.notify_all();
-        connections.values().flatten().for_each(break_off);
+        connections.values().flat_map(|(_, streams)| streams).for_each(break_off);
         for address in self.addresses.values() {
             // Wakes the thread that accepts; if it cannot be reached, it is gone already.
             let _ = TcpStream::connect_timeout(address, CONNECT_MAX);
@@ -142,7 +150,7 @@ impl Air {
             return;
         }
         let (near, far) = (Arc::new(near), Arc::new(far));
-        let Some(number) = self.register([&near, &far]) else { return };
+        let Some(number) = self.register(way, [&near, &far]) else { return };
         let opened = Instant::now();
         let pump = {
             let (air, near, far) = (Arc::clone(self), Arc::clone(&near), Arc::clone(&far));
@@ -155,14 +163,14 @@ impl Air {
         self.state.lock().connections.remove(&number);
     }
 
-    fn register(&self, streams: [&Arc<TcpStream>; 2]) -> Option<u64> {
+    fn register(&self, way: Way, streams: [&Arc<TcpStream>; 2]) -> Option<u64> {
         let mut state = self.state.lock();
         if state.ended {
             return None;
         }
         state.next_connection += 1;
         let number = state.next_connection;
-        state.connections.insert(number, streams.map(Arc::clone));
+        state.connections.insert(number, (way, streams.map(Arc::clone)));
         Some(number)
     }
 
@@ -302,6 +310,21 @@ mod tests {
         network.set(&[]);
         let (mut near, mut far) = connect(&network, &listener);
         says(&mut near, &mut far, b"whole again");
+    }
+
+    #[test]
+    fn a_link_that_is_broken_off_ends_at_once_on_both_sides_though_nothing_passes() {
+        for way in [(0, 1), (1, 0)] {
+            let (network, mut near, mut far, listener) = connected();
+            let flows = [(way, Flow::Held)];
+            network.set(&flows);
+            network.break_off(&flows);
+            assert_eq!(near.read(&mut [0; 1]).unwrap_or(0), 0, "{way:?}");
+            assert_eq!(far.read(&mut [0; 1]).unwrap_or(0), 0, "{way:?}");
+            network.set(&[]);
+            let (mut near, mut far) = connect(&network, &listener);
+            says(&mut near, &mut far, b"a new one");
+        }
     }
 
     #[test]

@@ -118,8 +118,16 @@ impl Scratch {
 
     /// Changes what links let through; all that are not named are open.
     pub(crate) fn set_links(&self, flows: &[(Way, Flow)]) {
-        let network = self.network.as_ref().expect("only a cluster that was started with a network has links to change");
-        network.set(flows);
+        self.links().set(flows);
+    }
+
+    /// Breaks the connections that use one of these ways.
+    pub(crate) fn break_links(&self, flows: &[(Way, Flow)]) {
+        self.links().break_off(flows);
+    }
+
+    fn links(&self) -> &Network {
+        self.network.as_ref().expect("only a cluster that was started with a network has links to change")
     }
 
     /// The node that leads now.

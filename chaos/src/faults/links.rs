@@ -12,7 +12,7 @@ pub(crate) fn ways(action: Action, victim: Option<usize>, nodes: usize) -> Vec<(
     let touches = |(from, to): Way| victim.is_none_or(|victim| from == victim || to == victim);
     let flow = |way: Way| match action {
         Action::Kill | Action::Pause => None,
-        Action::Partition { size } => is_cut(group(victim, size, nodes), way).then_some(Flow::Held),
+        Action::Partition { size, .. } => is_cut(group(victim, size, nodes), way).then_some(Flow::Held),
         Action::OneWay { deaf } => {
             let struck = if deaf { way.1 } else { way.0 };
             (Some(struck) == victim).then_some(Flow::Held)
@@ -61,11 +61,11 @@ mod tests {
 
     #[test]
     fn a_partition_cuts_both_ways_between_the_group_and_the_others() {
-        assert_eq!(held(Action::Partition { size: 1 }, Some(2), 3), [(0, 2), (1, 2), (2, 0), (2, 1)]);
-        let of_five = held(Action::Partition { size: 2 }, Some(4), 5);
+        assert_eq!(held(Action::Partition { size: 1, abrupt: false }, Some(2), 3), [(0, 2), (1, 2), (2, 0), (2, 1)]);
+        let of_five = held(Action::Partition { size: 2, abrupt: false }, Some(4), 5);
         assert_eq!(of_five.len(), 12, "two nodes times three others, both ways");
         assert!(!of_five.contains(&(4, 0)) && !of_five.contains(&(0, 4)), "the group is the victim and the node after it");
-        assert_eq!(held(Action::Partition { size: 1 }, None, 3).len(), 6, "everyone: nobody reaches anybody");
+        assert_eq!(held(Action::Partition { size: 1, abrupt: false }, None, 3).len(), 6, "everyone: nobody reaches anybody");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How often the nodes are looked at and the progress line is renewed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// What all nodes together are called.
+const ALL: &str = "all nodes";
+
 /// Who strikes.
 pub(crate) struct Nemesis<'a> {
     scratch: &'a mut Scratch,
@@ -90,7 +93,7 @@ impl Nemesis<'_> {
         };
         let victims: Vec<usize> = match (aimed_at, fault.action) {
             (None, _) => (0..nodes).collect(),
-            (Some(node), Action::Partition { size }) => (node..node + size).map(|node| node % nodes).collect(),
+            (Some(node), Action::Partition { size, .. }) => (node..node + size).map(|node| node % nodes).collect(),
             (Some(node), Action::Bridge) => vec![links::bridge(node, nodes)],
             (Some(node), _) => vec![node],
         };
@@ -100,7 +103,13 @@ impl Nemesis<'_> {
         match fault.action {
             Action::Kill => self.scratch.kill(&victims),
             Action::Pause => self.scratch.pause(&victims),
-            action => self.scratch.set_links(&links::ways(action, aimed_at, nodes)),
+            action => {
+                let ways = links::ways(action, aimed_at, nodes);
+                self.scratch.set_links(&ways);
+                if let Action::Partition { abrupt: true, .. } = action {
+                    self.scratch.break_links(&ways);
+                }
+            }
         }
         self.active.push((number, self.strikes.len()));
         self.strikes.push(Strike { span: Span { from, to: from }, kind: fault.action.kind(), victims, what });
@@ -136,7 +145,7 @@ impl Nemesis<'_> {
     /// Nodes for people, with the one that leads.
     fn names(&self, nodes: &[usize], leader: Option<usize>) -> String {
         if nodes.len() == self.scratch.len() && nodes.len() > 1 {
-            return "all nodes".to_owned();
+            return ALL.to_owned();
         }
         let name = |node: &usize| {
             let client = self.scratch.client(*node);
@@ -151,8 +160,14 @@ fn describe(action: Action, names: &str) -> String {
     match action {
         Action::Kill => format!("kill -9 {names}"),
         Action::Pause => format!("pause {names}"),
-        Action::Partition { .. } if names == "all nodes" => "partition: no node reaches another".to_owned(),
-        Action::Partition { .. } => format!("partition: {names} and the others do not reach each other"),
+        Action::Partition { abrupt, .. } => {
+            let between = if names == ALL { "any two nodes".to_owned() } else { format!("{names} and others") };
+            if abrupt {
+                format!("partition: the links between {between} break")
+            } else {
+                format!("partition: nothing passes between {between}")
+            }
+        }
         Action::OneWay { deaf: true } => format!("one-way: {names} does not hear the others"),
         Action::OneWay { deaf: false } => format!("one-way: {names} is not heard by the others"),
         Action::Bridge => format!("bridge: the others reach each other only through {names}"),
@@ -171,7 +186,8 @@ mod tests {
         let actions = [
             Action::Kill,
             Action::Pause,
-            Action::Partition { size: 2 },
+            Action::Partition { size: 2, abrupt: false },
+            Action::Partition { size: 2, abrupt: true },
             Action::OneWay { deaf: true },
             Action::OneWay { deaf: false },
             Action::Bridge,
@@ -182,7 +198,7 @@ mod tests {
             let text = describe(action, ":29001 (leader) :29002");
             assert!(text.contains(":29001 (leader)") && text.len() <= 80 - "100.0 s  ".len(), "{text}");
         }
-        assert!(!describe(Action::Partition { size: 1 }, "all nodes").contains("all nodes"));
+        assert!(!describe(Action::Partition { size: 1, abrupt: true }, ALL).contains("others"));
     }
 
     #[test]

@@ -88,8 +88,9 @@ pub(crate) enum Action {
     Kill,
     /// See [`Kind::Pause`].
     Pause,
-    /// This many nodes, the victim and those after it, are cut off from the others.
-    Partition { size: usize },
+    /// This many nodes, the victim and those after it, are cut off from the others. Either their connections break, so that all know at
+    /// once (`abrupt`), or nothing passes any more.
+    Partition { size: usize, abrupt: bool },
     /// The victim does not hear the others (`deaf`), or is not heard by them.
     OneWay { deaf: bool },
     /// The node after the victim is the bridge; the victim is in the first half of the others.
@@ -177,7 +178,10 @@ fn line(mut chance: ChaCha8Rng, nodes: usize, duration: Duration, kinds: &[Kind]
         let action = match kind {
             Kind::Kill => Action::Kill,
             Kind::Pause => Action::Pause,
-            Kind::Partition => Action::Partition { size: chance.random_range(1..=(nodes as u64 / 2)) as usize },
+            Kind::Partition => {
+                let size = chance.random_range(1..=(nodes as u64 / 2)) as usize;
+                Action::Partition { size, abrupt: chance.random_bool(0.5) }
+            }
             Kind::OneWay => Action::OneWay { deaf: chance.random_bool(0.5) },
             Kind::Bridge => Action::Bridge,
             Kind::Slow => Action::Slow { delay: milliseconds(&mut chance, DELAY_MS) },
@@ -259,8 +263,10 @@ mod tests {
         for kind in Kind::ALL {
             assert!(faults.iter().any(|fault| fault.action.kind() == kind), "{kind}");
         }
-        assert!(faults.iter().any(|fault| fault.action == Action::Partition { size: 2 }));
-        assert!(faults.iter().all(|fault| !matches!(fault.action, Action::Partition { size: 3.. })), "at most half of the nodes");
+        for abrupt in [false, true] {
+            assert!(faults.iter().any(|fault| fault.action == Action::Partition { size: 2, abrupt }), "{abrupt}");
+        }
+        assert!(faults.iter().all(|fault| !matches!(fault.action, Action::Partition { size: 3.., .. })), "at most half of the nodes");
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub(crate) fn render(heading: &Heading, report: &Report, timeline: &Timeline) ->
     add(&format!("{}\n</figure>", legend(timeline)));
     add("<h2>Numbers</h2>\n<dl>");
     for row in &report.rows {
-        add(&format!("<dt>{}</dt><dd>{}</dd>", escape(row.label), escape(&row.lines.join("\n"))));
+        let wrong = if row.is_bad { " class=\"wrong\"" } else { "" };
+        add(&format!("<dt>{}</dt><dd{wrong}>{}</dd>", escape(row.label), escape(&row.lines.join("\n"))));
     }
     add("</dl>");
     add(&faults(timeline));

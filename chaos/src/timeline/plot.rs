@@ -41,10 +41,10 @@ pub(super) fn draw(timeline: &Timeline, width: f64, class: &str) -> String {
     plot.add(format_args!(
         r#"<svg class="{class}" viewBox="0 0 {width} {height}" role="img" aria-label="Answers a second, leaders, faults and outages over time">"#
     ));
+    plot.times();
     plot.background();
     plot.bars();
     plot.lanes();
-    plot.times();
     plot.add("</svg>");
     plot.svg
 }
@@ -163,7 +163,8 @@ fn outage_title(outage: Span) -> String {
 fn round_up(number: f64) -> f64 {
     let power = 10f64.powf(number.log10().floor());
     let round = [1.0, 2.0, 4.0, 6.0, 8.0, 10.0].into_iter().map(|digit| digit * power);
-    round.into_iter().find(|round| *round >= number).unwrap_or(number).max(2.0)
+    // Sums of fractions miss a round number by a hair.
+    round.into_iter().find(|round| *round >= number * (1.0 - 1e-9)).unwrap_or(number).max(2.0)
 }
 
 /// Text as it has to stand in HTML and SVG.

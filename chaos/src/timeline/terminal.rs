@@ -64,7 +64,9 @@ fn axis(length: Duration) -> String {
     let mut text = format!("{:<LABEL$}", "Timeline");
     for (at, label) in ticks(length, 7) {
         let column = LABEL + (at.as_secs_f64() / length.as_secs_f64() * COLUMNS as f64).round() as usize;
-        if column + label.len() <= WIDTH && column >= text.len() {
+        // The end of the run has its mark to the left of where it is.
+        let column = column.min(WIDTH - label.len());
+        if column >= text.len() {
             text = format!("{text:<column$}{label}");
         }
     }
@@ -74,7 +76,8 @@ fn axis(length: Duration) -> String {
 /// Bars of several lines, with the scale in front of them.
 fn bars(rates: &[f64]) -> Vec<String> {
     let top = rates.iter().copied().fold(0.0, f64::max);
-    let scale = |rate: f64| if top > 0.0 { (rate / top * (BAR_LINES * 8) as f64).ceil() as usize } else { 0 };
+    // Little is shown as little, and only nothing as nothing; sums of fractions miss by a hair.
+    let scale = |rate: f64| if top > 0.0 { (rate / top * (BAR_LINES * 8) as f64 - 1e-6).ceil() as usize } else { 0 };
     let labels = [grouped(top.round() as u64), "answers".to_owned(), "a second".to_owned()];
     let line = |number: usize| {
         let below = (BAR_LINES - 1 - number) * 8;
@@ -128,14 +131,14 @@ mod tests {
     #[test]
     fn an_example_looks_like_this() {
         let expected = "\
-Timeline  0 s           2 s           4 s          6 s           8 s
-100       █████████████▅      ▇████████████████████████████████████████████████
-answers   ██████████████      █████████████████████████████████████████████████
-a second  ██████████████      █████████████████████████████████████████████████
+Timeline  0 s           2 s          4 s           6 s          8 s       10 s
+100       █████████████        ███████████████████████████████████████████████
+answers   █████████████▇      ▇███████████████████████████████████████████████
+a second  ██████████████      ████████████████████████████████████████████████
 leader    11111111111111······222222222222222222222222222222222222222222222222
-kill      ·············11111111111111·········································
+kill      ·············111111111111111········································
 slow      ········································***************·············
-outages   ·············!!!!!!!!·······························................
+outages   ·············!!!!!!!!···············································
 nodes     1 :9001   2 :9002   3 :9003   * several";
         assert_eq!(drawn(&example()).join("\n"), expected);
     }
@@ -146,7 +149,7 @@ nodes     1 :9001   2 :9002   3 :9003   * several";
             let mut timeline = example();
             timeline.length = Duration::from_secs(length);
             timeline.nodes = (0..nodes).map(|node| format!("node-{node}.example.org:9001")).collect();
-            timeline.slices = vec![u32::MAX; 10];
+            timeline.slices = vec![100_000; 10];
             timeline.leaders = (0..nodes).map(|node| (seconds(node as f64, node as f64 + 1.0), node)).collect();
             for line in drawn(&timeline) {
                 assert!(line.chars().count() <= 80, "{length} s, {nodes} nodes: {} columns: {line}", line.chars().count());
