@@ -206,6 +206,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
     #[test]
     fn the_seed_alone_decides() {
         assert_eq!(schedule(7, 3, MINUTE, &Kind::ALL), schedule(7, 3, MINUTE, &Kind::ALL));
@@ -279,6 +283,13 @@ mod tests {
     fn a_known_seed_gives_a_known_schedule() {
         let first = schedule(42, 3, MINUTE, &[Kind::Kill, Kind::Pause])[0];
         assert_eq!((first.at, first.action, first.victim, first.length.as_millis()), (LEAD_IN, Action::Pause, Victim::Leader, 1_612));
-        assert_eq!(schedule(42, 3, MINUTE, &Kind::ALL)[0], Fault { at: LEAD_IN, ..schedule(42, 3, MINUTE, &Kind::ALL)[0] });
+        let of_links = schedule(42, 3, MINUTE, &[Kind::Partition, Kind::OneWay, Kind::Bridge, Kind::Slow, Kind::Break]);
+        let fault = |at, length, action, victim| Fault { at: ms(at), length: ms(length), action, victim };
+        let expected = [
+            fault(1_500, 1_097, Action::Slow { delay: ms(26) }, Victim::Node(0)),
+            fault(4_095, 390, Action::Slow { delay: ms(57) }, Victim::Leader),
+            fault(6_307, 1_830, Action::Partition { size: 1, abrupt: false }, Victim::Leader),
+        ];
+        assert_eq!(of_links[..3], expected);
     }
 }
