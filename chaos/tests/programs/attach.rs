@@ -165,6 +165,19 @@ fn a_run_on_a_cluster_of_somebody_else_breaks_nothing_and_reports_the_same() {
 }
 
 #[test]
+fn a_violation_is_in_the_report_with_its_smallest_bad_piece() {
+    let fake = Fake::start(1);
+    fake.make_reads_stale();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("report.html").display().to_string();
+    run(&["run", "--endpoints", &fake.endpoints(), "--duration", "500ms", "--report", &path]).expect_code(1);
+    let page = std::fs::read_to_string(&path).expect("it was written");
+    for expected in ["class=\"verdict bad\"", "VIOLATED", "NOT LINEARIZABLE", "these cannot all be true", "-&gt; written as version "] {
+        assert!(page.contains(expected), "{expected:?} is missing in:\n{page}");
+    }
+}
+
+#[test]
 fn an_outage_is_in_the_timeline_and_in_the_availability() {
     let fake = Fake::start(3);
     let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--writers", "3"]);
