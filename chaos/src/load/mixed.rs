@@ -29,6 +29,8 @@ const OPERATIONS_PER_KEYS: u64 = 8_000;
 const OPERATIONS_MAX: u64 = 1_000_000;
 /// Longest pause of a client between two operations.
 const PAUSE_MAX: Duration = Duration::from_millis(3);
+/// The same for a client that only reads: what a node says between two states is seen only by who asks all the time.
+const READER_PAUSE_MAX: Duration = Duration::from_micros(300);
 /// Pause after an operation that no node took.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -75,7 +77,8 @@ impl Mixer<'_> {
         let key = name(&self.session.settings, keys * KEYS + place);
         let value = || format!("mixed_{operation}").into_bytes();
         let node = self.chance.random_range(0..self.session.settings.endpoints.len() as u64) as usize;
-        let only_reads = self.number % 4 == 1 || self.direct.as_ref().is_some_and(|direct| !direct.expects_answer(node));
+        let is_reader = self.number % 4 == 1;
+        let only_reads = is_reader || self.direct.as_ref().is_some_and(|direct| !direct.expects_answer(node));
         let call = match self.chance.random_range(0..10u32) {
             _ if only_reads => Call::Get,
             0..3 => Call::Put { value: value() },
@@ -99,7 +102,8 @@ impl Mixer<'_> {
         }
         let returned = answer.map(|answer| Returned { at, answer });
         self.history.push(Operation { process: self.number as u32, key, invoked, call, returned });
-        let pause = Duration::from_micros(self.chance.random_range(0..PAUSE_MAX.as_micros() as u64));
+        let longest = if is_reader { READER_PAUSE_MAX } else { PAUSE_MAX };
+        let pause = Duration::from_micros(self.chance.random_range(0..longest.as_micros() as u64));
         // A random node that does not lead is no reason to wait: another one may.
         std::thread::sleep(if refused && self.direct.is_none() { REFUSAL_PAUSE } else { pause });
     }

@@ -39,7 +39,7 @@ pub(super) fn draw(timeline: &Timeline, width: f64, class: &str) -> String {
     let height = ABOVE + BARS + lanes as f64 * LANE + BELOW;
     let mut plot = Plot { timeline, width, height, svg: String::new() };
     plot.add(format_args!(
-        r#"<svg class="{class}" viewBox="0 0 {width} {height}" role="img" aria-label="Answers a second, leaders, faults and outages over time">"#
+        r#"<svg class="{class}" viewBox="0 0 {width} {height}" role="img" aria-label="Answers, leaders, faults and outages over time">"#
     ));
     plot.times();
     plot.background();
