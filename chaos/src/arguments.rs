@@ -76,8 +76,8 @@ pub(crate) struct LoadArguments {
     /// Threads that write, each to keys of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) writers: u16,
-    /// Clients that mix SET, GET, DEL and CAS on a few shared keys; whether their answers are linearizable is checked at the end [default:
-    /// 4 for run, otherwise 0]
+    /// Clients that mix SET, GET, DEL and CAS on a few shared keys, every second of them at nodes chosen at random; whether their answers
+    /// are linearizable is checked at the end [default: 4 for run, otherwise 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) mixed: Option<u16>,
     /// Write all that the mixed clients did to this file, one JSON object a line
