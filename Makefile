@@ -10,7 +10,7 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos bench model bugbank fuzz install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench model bugbank fuzz install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make kill-leader  kill -9 the leader of the running cluster'
 	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
 	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
+	@echo 'make faults       break a cluster of its own in every way for 30 s, then judge; report in target/faults.html'
 	@echo 'make bench        throughput and latency on a scratch cluster under target/'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
 	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
@@ -65,6 +66,9 @@ demo: build
 
 chaos: build
 	@$(BIN)/apexkv-chaos $(ARGS)
+
+faults: build
+	@$(BIN)/apexkv-chaos run --faults all --report $(BIN)/../faults.html $(ARGS)
 
 # On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
 bench: build
