@@ -14,7 +14,7 @@
 //! | 7 | random | an append that matches shortens a longer log |
 //! | 8 | random | a follower commits as far as its log goes, verified or not |
 //! | 9 | random | entries that went into files are taken for a conflict |
-//! | 10 | random | a leader believes an acknowledgement of entries it does not have |
+//! | 10 | random | the term of an entry that has left the log is looked up there |
 //! | 11 | random | a vote for an earlier term counts for the present one |
 //! | 12 | scripts | a pre-vote is granted while the leader lives |
 //! | 13 | scripts | a vote is granted while the leader lives |

@@ -252,7 +252,9 @@ impl Node {
             return false;
         }
         let (next, mode) = (progress.next, progress.mode);
-        let Some(term) = self.outline.term_of(next - 1) else {
+        let known = self.outline.term_of(next - 1);
+        assert!(known.is_some() || !planted(10), "the term of {} is not known", next - 1);
+        let Some(term) = known else {
             self.snapshots.push(peer);
             if let Some(progress) = self.progress_mut(peer) {
                 progress.snapshot();
@@ -294,7 +296,7 @@ impl Node {
 
     pub(super) fn on_appended(&mut self, from: NodeId, matched: u64, round: u64) {
         let last = self.outline.last().index;
-        if matched > last && !planted(10) {
+        if matched > last {
             // Only a peer whose log is not this one could say so; it does not count.
             return;
         }
