@@ -36,6 +36,8 @@ enum Action {
     Join,
     Hold,
     Release,
+    Pause,
+    Resume,
     JoinAll,
     BreakLinks,
     ReportUp,
@@ -60,7 +62,7 @@ const COURSE: [(Action, u32); 8] = [
 ];
 
 /// What happens in some runs, with its greatest weight.
-const FAULTS: [(Action, u32); 16] = [
+const FAULTS: [(Action, u32); 17] = [
     (Action::Reorder, 60),
     (Action::Duplicate, 40),
     (Action::Lose, 40),
@@ -68,6 +70,7 @@ const FAULTS: [(Action, u32); 16] = [
     (Action::Crash, 5),
     (Action::Cut, 6),
     (Action::Hold, 12),
+    (Action::Pause, 6),
     (Action::BreakLinks, 6),
     (Action::ReportUp, 4),
     (Action::ReportDropped, 4),
@@ -87,6 +90,8 @@ struct Run {
     bursts: bool,
     /// Links whose packets stay under way for long: what they say may be of another age when it arrives.
     held: BTreeSet<Link>,
+    /// Members that do nothing, as a stopped process does: one that led may go on as if it still did.
+    paused: BTreeSet<NodeId>,
     proposals: u64,
 }
 
@@ -126,8 +131,11 @@ impl Run {
         if weights.iter().any(|(action, _)| *action == Action::Hold) {
             weights.push((Action::Release, 1 + chance.next_u32() % 6));
         }
+        if weights.iter().any(|(action, _)| *action == Action::Pause) {
+            weights.push((Action::Resume, 1 + chance.next_u32() % 6));
+        }
         let bursts = weights.iter().any(|(action, _)| *action == Action::Flush);
-        Run { cluster, chance, weights, bursts, held: BTreeSet::new(), proposals: 0 }
+        Run { cluster, chance, weights, bursts, held: BTreeSet::new(), paused: BTreeSet::new(), proposals: 0 }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -162,12 +170,23 @@ impl Run {
                 self.held = self.held.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, link)| *link).collect();
                 None
             }
+            Action::Pause => {
+                self.paused.insert(id);
+                None
+            }
+            Action::Resume => {
+                let at = self.below(self.paused.len());
+                self.paused = self.paused.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, id)| *id).collect();
+                None
+            }
             Action::Cut | Action::Join | Action::JoinAll | Action::Hold | Action::BreakLinks | Action::ReportUp | Action::ReportDropped => {
                 self.on_links(action, id);
                 None
             }
             _ => {
-                self.on_member(action, id);
+                if !self.paused.contains(&id) || action == Action::Crash {
+                    self.on_member(action, id);
+                }
                 Some(id)
             }
         };
@@ -179,6 +198,9 @@ impl Run {
     }
 
     fn flush(&mut self, id: NodeId) {
+        if self.paused.contains(&id) {
+            return;
+        }
         self.cluster.flush(id);
         if self.cluster.host(id).writes.len() < 2 {
             self.cluster.host_mut(id).issue_write();
@@ -188,7 +210,7 @@ impl Run {
     /// Does something to a packet under way; returns who received one.
     fn on_network(&mut self, action: Action) -> Option<NodeId> {
         let mut busy = self.cluster.network.busy();
-        busy.retain(|link| !self.held.contains(link));
+        busy.retain(|link| !self.held.contains(link) && !self.paused.contains(&link.to));
         let link = *busy.get(self.below(busy.len()))?;
         let under_way = self.cluster.network.queue(link).count();
         let position = if action == Action::Reorder { self.below(under_way) } else { 0 };
@@ -286,7 +308,8 @@ impl Run {
 
     /// Any member that takes itself for a leader.
     fn some_leader(&mut self) -> Option<NodeId> {
-        let hosts = self.cluster.hosts.iter().filter(|host| host.node.as_ref().is_some_and(|node| node.is_leader()));
+        let awake = self.cluster.hosts.iter().filter(|host| !self.paused.contains(&host.id));
+        let hosts = awake.filter(|host| host.node.as_ref().is_some_and(|node| node.is_leader()));
         let leaders: Vec<NodeId> = hosts.map(|host| host.id).collect();
         leaders.get(self.below(leaders.len())).copied()
     }
@@ -309,6 +332,7 @@ impl Run {
     fn heal(&mut self) {
         self.cluster.note(|| "- healed".to_string());
         self.cluster.network.join_all();
+        self.paused.clear();
         for id in self.cluster.ids() {
             self.cluster.host_mut(id).room = true;
             match self.cluster.host(id).node {
