@@ -9,13 +9,13 @@
 //! | 2 | random | an entry of an older term is committed by counting its copies |
 //! | 3 | random | a vote is told before it is durable |
 //! | 4 | random | a new term is made durable only together with a vote |
-//! | 5 | random | logs are compared by term and by index, each for itself |
+//! | 5 | scripts | logs are compared by term and by index, each for itself |
 //! | 6 | random | a follower drops everything behind the previous entry, then appends |
 //! | 7 | random | an append that matches shortens a longer log |
 //! | 8 | random | a follower commits as far as its log goes, verified or not |
 //! | 9 | random | entries that went into files are taken for a conflict |
 //! | 10 | random | the term of an entry that has left the log is looked up there |
-//! | 11 | random | a vote for an earlier term counts for the present one |
+//! | 11 | model | a vote for an earlier term counts for the present one |
 //! | 12 | scripts | a pre-vote is granted while the leader lives |
 //! | 13 | scripts | a vote is granted while the leader lives |
 //! | 14 | scripts | a leader that hears no majority goes on |
@@ -24,7 +24,7 @@
 //! | 24 | scripts | leadership is handed to a node that lacks entries |
 //! | 27 | random | a leader serves reads without asking anybody |
 //! | 28 | random | a new leader's read does not wait for an entry of its own term |
-//! | 29 | random | a read joins the round under way, whose messages left before it arrived |
+//! | 29 | scripts | a read joins the round under way, whose messages left before it arrived |
 //! | 30 | random | a read is confirmed by one answer too few |
 //! | 36 | simulation | a write in the log is answered as refused when leadership is lost |
 //! | 39 | simulation | a condition is decided against what happens to be applied when the entry arrives |
@@ -58,7 +58,6 @@
 //! | 100 | units | a lowered limit makes what is stored bad |
 //! | 101 | units | a page of a scan is as large as the client likes |
 //! | 102 | clients | a connection is closed with unread input, which destroys the last answers |
-//! | 103 | random | files that arrive late replace a log that has grown past them |
 //! | 105 | random | an acknowledgement leaves before the term it carries is durable |
 //! | 106 | units | the manifest names an applied index that is not durable |
 //! | 108 | units | the cluster file is written before what it vouches for |

@@ -49,7 +49,7 @@ limit_of() {
     case $1 in
         scripts) echo 30 ;;
         random | units | clients) echo 120 ;;
-        *) echo 240 ;;
+        *) echo 600 ;;
     esac
 }
 

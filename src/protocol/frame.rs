@@ -139,3 +139,20 @@ fn read_records(stream: &mut impl Read, length: usize) -> Result<Vec<u8>> {
     }
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_beyond_the_limits_are_refused_before_anything_behind_them_is_read() {
+        for (head, records) in [(0, 0), (HEAD_MAX + 1, 0), (u32::MAX as usize, 0), (1, RECORDS_MAX + 1), (1, u32::MAX as usize)] {
+            let mut bytes = [(head as u32).to_le_bytes(), (records as u32).to_le_bytes(), [0; 4]].concat();
+            bytes.extend_from_slice(&[0; 100]);
+            let mut stream = &bytes[..];
+            let error = read(&mut stream).expect_err("the lengths are beyond the limits");
+            assert!(matches!(&error, Error::Protocol(text) if text.contains("may have")), "{head} and {records}: {error}");
+            assert_eq!(stream.len(), 100, "{head} and {records}");
+        }
+    }
+}

@@ -469,3 +469,7 @@ impl<C: Clone> Replica<C> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;
