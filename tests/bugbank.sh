@@ -3,9 +3,10 @@
 # then the others in the order of their cost. Prints which test noticed, after how long, and its words. Exits 1 if a mistake is missed.
 #
 # Arguments: the numbers to try; all without any.
-# SUITES  the suites to try, in this order (scripts random units clients model simulation cluster)
-# EVERY   if 1, all suites are tried for each mistake, not only until one notices
-# CHECK   if 0, the suites are not run without a mistake first
+# SUITES    the suites to try, in this order (scripts random units clients model simulation cluster)
+# EVERY     if 1, all suites are tried for each mistake, not only until one notices
+# CHECK     if 0, the suites are not run without a mistake first
+# SLOWNESS  how many times as long a suite may take, for a machine that has other work too
 set -eu
 cargo=${CARGO:-cargo}
 table=src/bugbank.rs
@@ -15,14 +16,13 @@ numbers=${*:-$(sed -n 's/^\/\/! | \([0-9][0-9]*\) | .*/\1/p' $table)}
 # Mistakes belong into no ordinary build: a folder of their own.
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/bugbank
 RUSTFLAGS="${RUSTFLAGS:-} --cfg bugbank"
-# A search that has not found the mistake within so many states of each set of bounds will not find it soon; nor will so many seeds.
+# A search that has not found the mistake within so many states of each set of bounds will not find it soon.
 APEXKV_MODEL=full
 APEXKV_MODEL_STATES=${APEXKV_MODEL_STATES:-300000}
-APEXKV_SEEDS=${APEXKV_SEEDS:-2000}
 APEXKV_FAILURES=1
 RUST_BACKTRACE=0
 unset APEXKV_BUG
-export CARGO_TARGET_DIR RUSTFLAGS APEXKV_MODEL APEXKV_MODEL_STATES APEXKV_SEEDS APEXKV_FAILURES RUST_BACKTRACE
+export CARGO_TARGET_DIR RUSTFLAGS APEXKV_MODEL APEXKV_MODEL_STATES APEXKV_FAILURES RUST_BACKTRACE
 
 scratch=$(mktemp -d)
 log=$scratch/log
@@ -30,7 +30,7 @@ running=
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
-# What a suite is: a test binary, the arguments that choose its tests, and how many seconds it may take.
+# What a suite is: a test binary, the arguments that choose its tests, how many seeds it tries, and how many seconds it may take.
 binary_of() {
     case $1 in
         scripts | random) echo tests/raft/main.rs ;;
@@ -45,12 +45,19 @@ filter_of() {
         random) echo '--skip scripts' ;;
     esac
 }
+seeds_of() {
+    case $1 in
+        random) echo 2000 ;;
+        *) echo 500 ;;
+    esac
+}
 limit_of() {
     case $1 in
-        scripts) echo 30 ;;
-        random | units | clients) echo 120 ;;
-        *) echo 600 ;;
+        scripts) limit=30 ;;
+        random | units | clients) limit=90 ;;
+        *) limit=240 ;;
     esac
+    echo $((limit * ${SLOWNESS:-1}))
 }
 
 # The binary's path, from what cargo has said.
@@ -62,7 +69,7 @@ path_of() {
 run() {
     : >"$log"
     # shellcheck disable=SC2046
-    timeout -k 5 "$(limit_of "$1")" "$(path_of "$1")" $(filter_of "$1") --nocapture >"$log" 2>&1 &
+    APEXKV_SEEDS=$(seeds_of "$1") timeout -k 5 "$(limit_of "$1")" "$(path_of "$1")" $(filter_of "$1") --nocapture >"$log" 2>&1 &
     running=$!
     while kill -0 $running 2>/dev/null; do
         if grep -q '\.\.\. FAILED$' "$log"; then
@@ -81,7 +88,7 @@ run() {
 # The test that failed first, and the first line of what it said.
 reason() {
     test=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | head -n 1)
-    said=$(grep -m 1 -A 2 "^thread '$test'.* panicked at" "$log" | sed -n '2,3p' | tr '\n' ' ')
+    said=$(grep -m 1 -A 2 "^thread '$test'.* panicked at" "$log" | sed -n '2,3p' | grep -v '^note: ' | tr '\n' ' ')
     [ -n "$said" ] || said=$(grep -m 1 -A 1 'panicked at\|signal' "$log" | tr '\n' ' ')
     echo "${test:-the whole suite}: $said" | cut -c 1-190
 }
