@@ -3,6 +3,7 @@
 
 use super::disk::{Disk, DiskFile, Mapping};
 use super::fill;
+use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -264,7 +265,7 @@ impl Segment {
         let end = offset + length as u64;
         // The stage is emptied only after `written` was published, so bytes missing in the stage are in the file by the second look.
         for _ in 0..2 {
-            if end <= self.written() {
+            if end <= self.written() || planted(95) {
                 self.mapping.with(offset, length, look);
                 return true;
             }

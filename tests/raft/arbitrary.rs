@@ -74,6 +74,20 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
+/// Such an append contradicts what is committed, so no leader sends it; still it must not end the process.
+#[test]
+fn an_append_whose_terms_fall_below_those_of_files_is_not_taken() {
+    let runs = vec![TermRun { term: 1, count: 3 }];
+    let installed = Message::Snapshot { last: EntryId { term: 6, index: 2 }, config: Config::default() };
+    let append = Message::Append { prev: EntryId::default(), entries: Entries { runs, configs: Vec::new() }, commit: 0, round: 0 };
+    let carried_out = || [Input::Ready, Input::FinishHardState, Input::FinishInstall];
+    let inputs = [installed, append].into_iter().flat_map(|message| {
+        let arrival = Input::Message { term: 6, from: 1, message, room: true };
+        std::iter::once(arrival).chain(carried_out())
+    });
+    assert_eq!(run(inputs.collect()), Some(EntryId { term: 6, index: 2 }));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 

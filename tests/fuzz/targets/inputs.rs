@@ -99,8 +99,8 @@ fn apply(host: &mut Host, input: Input) {
     host.stage_noop();
 }
 
-/// Hands all inputs to a fresh member of three. Panics if a promise is broken.
-pub(crate) fn run(inputs: Vec<Input>) {
+/// Hands all inputs to a fresh member of three; returns its last entry. Panics if a promise is broken.
+pub(crate) fn run(inputs: Vec<Input>) -> Option<EntryId> {
     let settings = Settings {
         election_ticks: 10,
         heartbeat_ticks: 3,
@@ -120,4 +120,5 @@ pub(crate) fn run(inputs: Vec<Input>) {
         let node = host.node.as_ref().expect("only a crash stops a member, and it is started again at once");
         assert_eq!(node.last(), host.id_at(host.log.len() as u64), "core and host disagree on the log");
     }
+    host.node.as_ref().map(|node| node.last())
 }
