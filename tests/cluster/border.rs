@@ -156,7 +156,8 @@ fn a_siege_of_strangers_costs_little_memory_and_no_service() {
     thread::scope(|scope| {
         let client = scope.spawn(|| behave(&cluster, &over));
         let (client_port, peer_port) = (&node.client_address, &node.id);
-        let admin_port = format!("127.0.0.1:{}", node.id.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("a port") + 2000);
+        let admin_port =
+            format!("127.0.0.1:{}", node.id.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).expect("a port") + 2000);
         for (number, address) in [client_port.clone(), peer_port.clone(), admin_port].into_iter().enumerate() {
             let (mut random, over) = (ChaCha8Rng::seed_from_u64(seed + number as u64), &over);
             scope.spawn(move || garbage(&address, &mut random, over));
