@@ -35,7 +35,7 @@
 //! | 46 | units | damage to what was committed is taken for an interrupted write and cut off |
 //! | 47 | units | zeros are taken for bytes that were never written |
 //! | 48 | units | a record's header is believed without a look at its CRC |
-//! | 49 | units | a batch is believed wherever it stands |
+//! | 49 | units | a slot is believed wherever it stands |
 //! | 50 | units | a prepared segment holds whatever its blocks held before |
 //! | 51 | units | the keys of entries that were dropped stay to be applied |
 //! | 54 | units | a new segment is used before its name is durable |

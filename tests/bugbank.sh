@@ -85,6 +85,11 @@ run() {
     [ $status -eq 0 ] || [ $status -eq 124 ]
 }
 
+# What real processes do depends on the machine: only what fails twice in a row counts.
+passes() {
+    run "$1" || { [ "$1" = cluster ] && run "$1"; }
+}
+
 # The test that failed first, and the first line of what it said.
 reason() {
     test=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | head -n 1)
@@ -103,7 +108,7 @@ all_begun=$(date +%s%N)
 if [ "${CHECK:-1}" = 1 ]; then
     for suite in $suites; do
         begun=$(date +%s%N)
-        if ! run "$suite" || [ $status -ne 0 ]; then
+        if ! passes "$suite" || [ $status -ne 0 ]; then
             cat "$log"
             echo "bugbank: $suite fails, or takes longer than $(limit_of "$suite") s, with no mistake planted" >&2
             exit 1
@@ -122,7 +127,7 @@ for number in $numbers; do
     export APEXKV_BUG=$number
     for suite in $order; do
         begun=$(date +%s%N)
-        if ! run "$suite"; then
+        if ! passes "$suite"; then
             [ -n "$found" ] || echo "$number: $what"
             echo "    noticed by $suite in $(seconds "$begun"): $(reason)"
             found=yes

@@ -63,8 +63,8 @@ pub struct ClientLimits {
     pub drain_time: Duration,
     /// How many bytes are discarded then.
     pub drain_bytes: usize,
-    /// Response bytes of one connection that may wait for the client before nothing more is read or served. One response of any
-    /// size fits when nothing waits.
+    /// Response bytes of one connection that may wait for the client before nothing more is read or served. What is built goes beyond
+    /// it by one piece at most: large responses are built piece by piece.
     pub unsent_bytes: usize,
     /// Response bytes of all connections that may wait for their clients; over it reads are answered BUSY.
     pub unsent_bytes_total: usize,
@@ -91,7 +91,7 @@ impl Default for ClientLimits {
             stall_time: Duration::from_secs(10),
             drain_time: Duration::from_secs(1),
             drain_bytes: 1 << 20,
-            unsent_bytes: 4 << 20,
+            unsent_bytes: 64 << 10,
             unsent_bytes_total: 512 << 20,
             unanswered_requests: 16 << 10,
             unanswered_bytes: 32 << 20,

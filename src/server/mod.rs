@@ -54,6 +54,7 @@ mod serve;
 pub mod shared;
 pub mod sockets;
 mod status;
+mod stream;
 mod turnaway;
 pub mod view;
 mod waiting;

@@ -52,6 +52,11 @@ pub(super) enum Wait {
         /// What these cost.
         cost: usize,
     },
+    /// Every request before this slot answered.
+    Front {
+        /// Which slot.
+        slot: Slot,
+    },
     /// Everything answered, and every response taken by the operating system.
     Drained,
 }
@@ -179,6 +184,24 @@ impl Output {
         self.advance();
     }
 
+    /// Takes some bytes of the answer to the read at the front, and leaves it open; [`Output::fill`] takes the last ones. `bytes` is
+    /// empty afterwards.
+    pub(super) fn fill_part(&mut self, slot: Slot, bytes: &mut Vec<u8>) {
+        let front = self.entries.front();
+        assert!(
+            self.first == slot && matches!(front, Some(Entry::Read { cost: 0 })),
+            "slot {slot} is filled in part at {}: {front:?}",
+            self.first
+        );
+        if self.closed {
+            bytes.clear();
+        } else if self.buffer.is_empty() {
+            std::mem::swap(&mut self.buffer, bytes);
+        } else {
+            self.buffer.append(bytes);
+        }
+    }
+
     /// Moves responses to the send buffer up to the first that is still owed.
     pub(super) fn advance(&mut self) {
         while let Some(Entry::Encoded(bytes)) = self.entries.front_mut() {
@@ -273,6 +296,7 @@ impl Output {
             Wait::Room { unsent, unanswered, cost } => {
                 self.unsent() < unsent && self.entries.len() < unanswered && self.unanswered_cost < cost
             }
+            Wait::Front { slot } => self.first == slot,
             Wait::Drained => self.entries.is_empty() && !self.has_unsent(),
         }
     }

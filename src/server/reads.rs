@@ -5,63 +5,113 @@ use super::clients::NodeView;
 use super::event::Outcome;
 use super::request::Query;
 use super::response::{Form, begin, encode_outcome, finish, refuse};
-use crate::error::Result;
-use crate::storage::store::{Located, Store};
+use super::stream::{LARGE_BYTES, Large};
+use crate::error::{Error, Result};
+use crate::storage::store::{Located, Page, Store};
 use apexkv_client::protocol::{SCAN_PAGE_BYTES, Status};
 
-/// Appends the response to a GET or GETV whose location the Raft thread took, or to any read that was refused.
-pub(super) fn answer_located(out: &mut Vec<u8>, form: Form, query: &Query<'_>, outcome: &Outcome, store: &Store, view: &dyn NodeView) {
+/// Appends the response to a GET or GETV whose location the Raft thread took, or to any read that was refused. A large response is
+/// returned instead.
+pub(super) fn answer_located(
+    out: &mut Vec<u8>,
+    form: Form,
+    query: &Query<'_>,
+    outcome: &Outcome,
+    store: &Store,
+    view: &dyn NodeView,
+) -> Option<Large> {
     match (outcome, query) {
-        (Outcome::Found(located), Query::Get { key, versioned }) => get(out, form, key, *versioned, located, store),
+        (Outcome::Found(located), Query::Get { key, versioned }) => return get(out, form, key, *versioned, located, store),
         // A read never has an open outcome: nothing happened, whatever the reason.
         (Outcome::Unknown(text), _) => refuse(out, form, Status::Busy, text),
         (other, _) => encode_outcome(out, form, other, view),
     }
+    None
 }
 
-/// Appends the response to a read that may be looked up now.
-pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, store: &Store) {
+/// Appends the response to a read that may be looked up now. A large response is returned instead.
+pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, store: &Store) -> Option<Large> {
     match query {
         Query::Get { key, versioned } => match store.lookup(key) {
             Some(located) => get(out, form, key, *versioned, &located, store),
             None => {
                 let start = begin(out, form);
                 finish(out, start, form, Status::NotFound);
+                None
             }
         },
         Query::Scan { prefix, cursor, limit, keys_only } => {
-            respond(out, form, |out| scan(out, prefix, cursor, *limit, *keys_only, store));
+            // Locations are taken under the store's one short lock; the values are copied after it.
+            let page = store.scan(prefix, cursor, *limit, SCAN_PAGE_BYTES, *keys_only);
+            scan(out, form, &page, *keys_only, store)
         }
     }
 }
 
-fn get(out: &mut Vec<u8>, form: Form, key: &[u8], versioned: bool, located: &Located, store: &Store) {
+fn get(out: &mut Vec<u8>, form: Form, key: &[u8], versioned: bool, located: &Located, store: &Store) -> Option<Large> {
+    let version = located.version.to_le_bytes();
+    let front: &[u8] = if versioned { &version } else { &[] };
+    if located.value_bytes as usize > LARGE_BYTES {
+        return large(out, form, |large| {
+            large.push_bytes(front);
+            large.push_value(store.check(key, located)?);
+            Ok(())
+        });
+    }
     respond(out, form, |out| {
-        if versioned {
-            out.extend_from_slice(&located.version.to_le_bytes());
-        }
+        out.extend_from_slice(front);
         store.read(key, located, out)
     });
+    None
 }
 
-/// Takes a page of locations under the store's one short lock and copies the values after it.
-fn scan(out: &mut Vec<u8>, prefix: &[u8], cursor: &[u8], limit: usize, keys_only: bool, store: &Store) -> Result<()> {
-    let page = store.scan(prefix, cursor, limit, SCAN_PAGE_BYTES, keys_only);
-    out.push(u8::from(page.more));
-    for (key, located) in &page.entries {
+fn scan(out: &mut Vec<u8>, form: Form, page: &Page, keys_only: bool, store: &Store) -> Option<Large> {
+    let value_bytes = |located: &Located| if keys_only { 0 } else { located.value_bytes };
+    let pair = |key: &[u8], located: &Located, out: &mut Vec<u8>| {
         out.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        let length_at = out.len();
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&value_bytes(located).to_le_bytes());
         out.extend_from_slice(&located.version.to_le_bytes());
         out.extend_from_slice(key);
-        if !keys_only {
-            let value_at = out.len();
-            store.read(key, located, out)?;
-            let length = (out.len() - value_at) as u32;
-            out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+    };
+    let bytes: usize = page.entries.iter().map(|(key, located)| 16 + key.len() + value_bytes(located) as usize).sum();
+    if bytes > LARGE_BYTES {
+        return large(out, form, |large| {
+            large.push_bytes(&[u8::from(page.more)]);
+            let mut front = Vec::new();
+            for (key, located) in &page.entries {
+                front.clear();
+                pair(key, located, &mut front);
+                large.push_bytes(&front);
+                if !keys_only {
+                    large.push_value(store.check(key, located)?);
+                }
+            }
+            Ok(())
+        });
+    }
+    respond(out, form, |out| {
+        out.push(u8::from(page.more));
+        for (key, located) in &page.entries {
+            pair(key, located, out);
+            if !keys_only {
+                store.read(key, located, out)?;
+            }
+        }
+        Ok(())
+    });
+    None
+}
+
+/// Plans a large response with what `plan` pushes, or appends an ERROR in its place if that fails.
+fn large(out: &mut Vec<u8>, form: Form, plan: impl FnOnce(&mut Large) -> Result<()>) -> Option<Large> {
+    let mut large = Large::new(form);
+    match plan(&mut large) {
+        Ok(()) => Some(large),
+        Err(error) => {
+            refuse_unreadable(out, form, &error);
+            None
         }
     }
-    Ok(())
 }
 
 /// Appends an OK response around what `write` appends, or in its place an ERROR if that fails.
@@ -70,9 +120,13 @@ fn respond(out: &mut Vec<u8>, form: Form, write: impl FnOnce(&mut Vec<u8>) -> Re
     match write(out) {
         Ok(()) => finish(out, start, form, Status::Ok),
         Err(error) => {
-            log::error!("a read was refused: {error}");
             out.truncate(start);
-            refuse(out, form, Status::Error, &format!("this node cannot read the value: {error}; try another node"));
+            refuse_unreadable(out, form, &error);
         }
     }
+}
+
+fn refuse_unreadable(out: &mut Vec<u8>, form: Form, error: &Error) {
+    log::error!("a read was refused: {error}");
+    refuse(out, form, Status::Error, &format!("this node cannot read the value: {error}; try another node"));
 }

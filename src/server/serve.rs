@@ -9,6 +9,7 @@ use super::event::{ClientBatch, Event, Outcome, Slot};
 use super::input::Input;
 use super::output::Wait;
 use super::reads::{answer_located, answer_now};
+use super::stream::{Large, Piece};
 use crate::bugbank::planted;
 use crate::storage::store::Store;
 use rustix::io::Errno;
@@ -17,8 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
-/// Responses of reads are handed to the output from this size on, so that a client that takes nothing costs little memory.
-const DELIVERY_BYTES: usize = 256 << 10;
+/// Responses of reads are handed to the output from this size on, and larger ones in pieces of it, so that a client that takes nothing
+/// costs little memory.
+const DELIVERY_BYTES: usize = 64 << 10;
 
 /// What an idle connection may keep for building responses.
 const IDLE_SCRATCH_BYTES: usize = 2 << 10;
@@ -295,13 +297,20 @@ impl Answers {
                 (first, count) = (read.slot, 0);
             }
             let decisive = if read.located_in_order { Some(read.slot) } else { batch.barrier };
-            self.answer_read(read, outcome_of(&outcomes, decisive), store.map(Arc::as_ref));
+            if let Some(large) = self.answer_read(read, outcome_of(&outcomes, decisive), store.map(Arc::as_ref)) {
+                if !self.deliver(first, count) || !self.stream(read.slot, large) {
+                    return false;
+                }
+                (first, count) = (read.slot + 1, 0);
+                continue;
+            }
             count += 1;
         }
         self.deliver(first, count)
     }
 
-    fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) {
+    /// Builds the response to a read; one that is large comes back, to be built piece by piece.
+    fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) -> Option<Large> {
         let view = self.port.view.as_ref();
         let busy = Outcome::Busy("too many responses wait for clients that do not take them; try again later");
         let crowded = self.port.unsent.load(Relaxed) > self.port.limits.unsent_bytes_total;
@@ -309,7 +318,36 @@ impl Answers {
         match (outcome, store) {
             (Outcome::Proceed, Some(store)) => answer_now(&mut self.scratch, read.form, &read.query, store),
             (outcome, Some(store)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, store, view),
-            (outcome, None) => super::response::encode_outcome(&mut self.scratch, read.form, outcome, view),
+            (outcome, None) => {
+                super::response::encode_outcome(&mut self.scratch, read.form, outcome, view);
+                None
+            }
+        }
+    }
+
+    /// Hands a large response to the output piece by piece, each when the client has taken most of what came before.
+    fn stream(&mut self, slot: Slot, mut large: Large) -> bool {
+        if !self.connection.wait(Wait::Front { slot }) {
+            return false;
+        }
+        self.grown = true;
+        let room = Wait::Room { unsent: self.port.limits.unsent_bytes, unanswered: usize::MAX, cost: usize::MAX };
+        loop {
+            match large.next_piece(&mut self.scratch, DELIVERY_BYTES) {
+                Piece::More => {
+                    let scratch = &mut self.scratch;
+                    self.connection.with_output(|output| output.fill_part(slot, scratch));
+                    if !self.connection.wait(room) {
+                        return false;
+                    }
+                }
+                Piece::Last => return self.deliver(slot, 1),
+                Piece::Changed => {
+                    log::error!("{:?}: cut, a stored value changed while it was being sent", self.connection);
+                    self.connection.cut();
+                    return false;
+                }
+            }
         }
     }
 

@@ -159,9 +159,6 @@ impl Scan {
 
     /// Whether a valid header belongs exactly here. A write never leaves one that does not, so this is damage at once.
     fn check_header(&self, segment: &Segment, at: u64, header: &BatchHeader) -> Result<()> {
-        if planted(49) {
-            return Ok(());
-        }
         let corrupt = |reason: String| Err(super::corrupt(segment.name(), at, reason));
         if header.cluster != self.cluster || header.segment != segment.id() || u64::from(header.offset) != at {
             return corrupt(format!("this batch was written for segment {} at {}", header.segment, header.offset));

@@ -249,10 +249,13 @@ fn copies_of_one_generation_that_differ_are_refused() {
 
 #[test]
 fn slots_of_another_place_or_another_file_are_no_slots() {
-    let (device, _) = machine(1, 100, 4);
+    let (device, slots) = machine(1, 100, 4);
     let content = device.durable(NAME).expect("there");
     device.overwrite(NAME, 0, &content[2 * 4096..3 * 4096]).expect("there");
     assert_eq!(reopen(&device).expect("one copy is where it belongs"), payload(4, 100));
+    let next = encode(&slots.place, 1, slots.generation + 1, 100, &payload(5, 100));
+    device.overwrite(NAME, 0, &next).expect("there");
+    assert_eq!(reopen(&device).expect("a copy of the other pair went to the wrong place"), payload(4, 100));
     device.put("identity", &content);
     let error = SlotFile::open(&device.boot(), "identity").expect_err("of another file").to_string();
     assert!(error.contains("it belongs to a file of another name"), "{error}");

@@ -23,6 +23,28 @@ pub struct Located {
     record_bytes: u32,
 }
 
+/// A value whose record was checked, to be copied piece by piece.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    segment: Arc<Segment>,
+    /// Where the value itself starts.
+    offset: u64,
+    /// Length of the value in bytes.
+    pub bytes: u32,
+    /// CRC-32 (IEEE) of the value.
+    pub crc: u32,
+}
+
+impl Checked {
+    /// Appends the bytes of the value from `from` on, at most `limit` of them. Whoever copies all of it compares the CRC of what came
+    /// with [`Checked::crc`] before the last byte counts: a disk may change what it shows between two looks.
+    pub fn copy(&self, from: u32, limit: usize, out: &mut Vec<u8>) {
+        let length = limit.min((self.bytes - from) as usize);
+        let there = self.segment.look(self.offset + u64::from(from), length, &mut |bytes| out.extend_from_slice(bytes));
+        assert!(there, "a value at {} of {:?} was there when it was checked", self.offset, self.segment);
+    }
+}
+
 /// One page of a scan.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -80,6 +102,22 @@ impl Store {
         let there = segment.look(u64::from(located.offset), located.record_bytes as usize, &mut copy);
         assert!(there, "version {} at {} of {segment:?} is neither staged nor written", located.version, located.offset);
         found.map_err(|reason| super::corrupt(segment.name(), u64::from(located.offset), reason))
+    }
+
+    /// Checks the value of `key` that `located` names without copying it. [`crate::error::Error::Corrupt`] as in [`Store::read`].
+    pub fn check(&self, key: &[u8], located: &Located) -> Result<Checked> {
+        let (segment, start) = (&located.segment, u64::from(located.offset));
+        let mut found = Err(String::new());
+        let mut check = |bytes: &[u8]| {
+            found = value_in(bytes, located.version, key).map(|value| {
+                let before = value.as_ptr() as usize - bytes.as_ptr() as usize;
+                (start + before as u64, value.len() as u32, crc32fast::hash(value))
+            });
+        };
+        let there = segment.look(start, located.record_bytes as usize, &mut check);
+        assert!(there, "version {} at {start} of {segment:?} is neither staged nor written", located.version);
+        let (offset, bytes, crc) = found.map_err(|reason| super::corrupt(segment.name(), start, reason))?;
+        Ok(Checked { segment: Arc::clone(segment), offset, bytes, crc })
     }
 
     /// One page of the keys that start with `prefix` and come after `cursor` (empty: from the first one): at most `limit` of them, and

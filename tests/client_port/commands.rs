@@ -185,3 +185,37 @@ fn deadlines_reach_the_raft_thread() {
     let default = ClientLimits::default().request_timeout.as_millis() as u32;
     assert_eq!(seen, [(1, true, 70), (0, true, 90), (1, false, default)]);
 }
+
+/// Values around the size from which responses are built piece by piece, read in both frames, alone and in pages.
+#[test]
+fn large_responses_come_whole_in_both_frames() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let sizes = [0, 65_535, 65_536, 65_537, 200_000, 3 << 20];
+    let value = |size: usize| (0..size).map(|at| (at * 7 % 253) as u8).collect::<Vec<u8>>();
+    for (number, size) in sizes.iter().enumerate() {
+        version(&client.call(Set, format!("large/{number}").as_bytes(), &value(*size)));
+    }
+    for (number, size) in sizes.iter().enumerate() {
+        let key = format!("large/{number}").into_bytes();
+        let (status, payload) = client.call(Getv, &key, b"");
+        assert_eq!((status, payload.len()), (Status::Ok, 8 + size), "{size} bytes");
+        for (command, wanted) in [(Get, &payload[8..]), (Getv, &payload[..])] {
+            let extension = Extension { request_id: number as u64, ..Extension::default() };
+            // The harness checks the CRC of every extended response.
+            client.queue_extended(command, &key, b"", extension).flush();
+            assert!(client.receive_extended() == (ok(wanted), number as u64), "{command:?} of {size} bytes");
+            assert!(client.call(command, &key, b"") == ok(wanted), "{command:?} of {size} bytes");
+        }
+    }
+    let (pairs, more) = page(&client.call(Scan, b"large/", &scan_value(0, 0, b"")));
+    assert_eq!((pairs.len(), more), (sizes.len(), false));
+    assert!(pairs.iter().zip(sizes).all(|((_, _, found), size)| *found == value(size)));
+    // In the middle of a pipeline, each read sees the write before it.
+    client.queue(Set, b"p", &value(100_000)).queue(Get, b"p", b"").queue(Set, b"p", b"small").queue(Get, b"p", b"");
+    client.queue(Get, b"large/5", b"").queue(Get, b"p", b"").flush();
+    let answers: Vec<Response> = (0..6).map(|_| client.receive()).collect();
+    assert!(
+        answers[1] == ok(&value(100_000)) && answers[3] == ok(b"small") && answers[4] == ok(&value(3 << 20)) && answers[5] == ok(b"small")
+    );
+}

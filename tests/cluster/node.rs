@@ -25,7 +25,7 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     /// Further flags.
     pub(crate) flags: Vec<String>,
-    /// Its environment; nothing of this process's own is passed on.
+    /// Its environment; of this process's own only the planted mistake is passed on.
     pub(crate) environment: Vec<(String, OsString)>,
     /// Limit of open files, if not the usual one.
     pub(crate) open_files: Option<u32>,
@@ -70,7 +70,6 @@ impl Node {
             None => OpenOptions::new().create(true).append(true).open(&self.output).expect("the scratch directory is writable"),
         };
         let mut command = self.command();
-        // The mistake that is planted in this process, if any, is one of the server's.
         let planted = std::env::var_os("APEXKV_BUG").map(|number| ("APEXKV_BUG", number));
         command.env_clear().envs(planted).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(user) = self.user {
