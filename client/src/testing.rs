@@ -167,13 +167,15 @@ impl Map {
     }
 
     fn status(&self, address: SocketAddr) -> Vec<u8> {
-        let (index, keys, bytes) =
-            (self.last_version, self.values.len(), self.values.values().map(|(_, value)| value.len()).sum::<usize>());
-        format!(
-            r#"{{"id":"{address}","role":"leader","term":1,"leader":"{address}","commit_index":{index},"applied_index":{index},"last_index":{index},"durable_index":0,"keys":{keys},"disk_bytes":{bytes},"uptime_ms":0,"version":"{}","protocol":{PROTOCOL_VERSION},"cluster_id":"in memory","peers":[]}}"#,
-            env!("CARGO_PKG_VERSION")
-        )
-        .into_bytes()
+        let (index, keys) = (self.last_version, self.values.len());
+        let bytes: usize = self.values.values().map(|(_, value)| value.len()).sum();
+        let version = env!("CARGO_PKG_VERSION");
+        let whole = [
+            format!(r#""id":"{address}","role":"leader","term":1,"leader":"{address}","commit_index":{index},"applied_index":{index}"#),
+            format!(r#""last_index":{index},"durable_index":0,"keys":{keys},"disk_bytes":{bytes},"uptime_ms":0"#),
+            format!(r#""version":"{version}","protocol":{PROTOCOL_VERSION},"cluster_id":"in memory","peers":[]"#),
+        ];
+        format!("{{{}}}", whole.join(",")).into_bytes()
     }
 }
 

@@ -72,7 +72,9 @@ fn a_leader_that_is_asked_to_stop_hands_leadership_over_first() {
         let gap = began.elapsed();
         assert!(gap < Duration::from_secs(3), "without a handover, an election takes 5 s at least; this took {gap:?}");
         let term = cluster.nodes[new].wait_status("leads", |status| status.leads()).number("term");
-        assert_eq!(term, before.number("term") + 1, "one election, won at once");
+        // The old leader's connections break when it ends; the other follower may take that for a death and be the faster one.
+        let elections = term - before.number("term");
+        assert!((1..=2).contains(&elections), "{elections} elections for one handover");
         let status = cluster.nodes[old].wait_exit();
         assert_eq!(status.code(), Some(0));
         cluster.nodes[old].start();
