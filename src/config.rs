@@ -268,7 +268,8 @@ fn offset_port(id: &str, port: u16, offset: u16) -> Result<u16> {
 }
 
 fn within(flag: &str, value: u64, least: u64, most: u64) -> Result<u64> {
-    if (least..=most).contains(&value) { Ok(value) } else { Err(Error::Config(format!("{flag} {value} is outside {least} to {most}"))) }
+    let reason = || format!("{flag} {value} is outside {least} to {most}; give a number, or for bytes one with a unit, for instance 64MiB");
+    if (least..=most).contains(&value) { Ok(value) } else { Err(Error::Config(reason())) }
 }
 
 /// Splits `host:port`; the host may be a bracketed IPv6 address.

@@ -70,6 +70,8 @@ pub(crate) struct Session {
     writing: AtomicBool,
     numbers: AtomicU64,
     acknowledged: AtomicU64,
+    /// Whether it was said that no node takes a write, before the first one was taken.
+    never_up: AtomicBool,
     mixed: AtomicU64,
     throughput: Mutex<Throughput>,
 }
@@ -144,7 +146,12 @@ impl Session {
     pub(crate) fn failed_everywhere(&self, began: Instant) {
         let mut tracker = self.tracker.lock();
         let leader = tracker.leader().map(str::to_owned);
-        let change = leader.and_then(|leader| tracker.failed(&leader, began, Instant::now()));
+        let change = match &leader {
+            Some(leader) => tracker.failed(leader, began, Instant::now()),
+            // Nothing was up yet that could go down: said once, like the end of an outage.
+            None if self.never_up.swap(true, Ordering::Relaxed) => None,
+            None => Some(Change::Down { leader: String::new() }),
+        };
         drop(tracker);
         self.announce(change);
     }
@@ -263,6 +270,7 @@ impl Load {
             writing: AtomicBool::new(true),
             numbers: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
+            never_up: AtomicBool::new(false),
             mixed: AtomicU64::new(0),
             throughput: Mutex::default(),
         });

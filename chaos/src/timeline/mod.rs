@@ -107,8 +107,13 @@ impl Timeline {
         let whole = Span { from: Duration::ZERO, to: self.length };
         let faults: Vec<Span> = self.faults.iter().map(|fault| fault.span).collect();
         let quiet: Vec<Span> = without(whole, &faults).collect();
+        // An outage begins with an answer that stayed away; a cluster that never answered has none, and was never up.
+        let answered = self.slices.iter().any(|count| *count > 0);
         let share = |spans: &[Span]| {
             let time: Duration = spans.iter().map(Span::length).sum();
+            if !answered {
+                return (!time.is_zero()).then_some(0.0);
+            }
             let up: Duration = spans.iter().flat_map(|span| without(*span, &self.outages)).map(|span| span.length()).sum();
             (!time.is_zero()).then(|| up.as_secs_f64() / time.as_secs_f64())
         };
@@ -198,6 +203,8 @@ pub(crate) mod tests {
         assert_eq!(availability_text(timeline.availability()), "90 % of the time between faults, 62.50 % during them");
         timeline.faults.clear();
         assert_eq!(availability_text(timeline.availability()), "79 % of the time");
+        timeline.slices.fill(0);
+        assert_eq!(availability_text(timeline.availability()), "0 % of the time");
     }
 
     #[test]
