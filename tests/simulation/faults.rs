@@ -7,6 +7,11 @@ use super::node::position_of;
 use super::plan::{Death, Fault, LEADER, MILLISECOND, Time};
 use super::world::{What, World};
 
+/// A healed message takes no longer than this: thirty of them fit the shortest election timeout.
+const HEALED_LATENCY_MAX: Time = 5 * MILLISECOND;
+/// Between two requests of a client of a healed cluster. The smallest window carries some two hundred entries a second.
+const HEALED_THINK: (Time, Time) = (100 * MILLISECOND, 300 * MILLISECOND);
+
 impl World {
     pub(crate) fn strike(&mut self, mut fault: Fault) {
         if let Some(node) = fault.node_mut()
@@ -139,8 +144,7 @@ impl World {
     pub(crate) fn heal(&mut self, keep: impl Fn(usize) -> bool) {
         self.end_the_forgetful();
         self.network.heal(&keep);
-        self.plan.silent_loss = 0;
-        self.plan.duplication = 0;
+        self.calm_down();
         for node in 0..self.plan.nodes {
             let member = &mut self.members[node];
             member.paused_until = 0;
@@ -158,5 +162,17 @@ impl World {
             self.start(node);
             self.rouse(node);
         }
+    }
+
+    /// A healed cluster has a network that is quicker than its election timeouts, and clients that ask for no more than its appends can
+    /// carry: entries that wait for a commit have no bound, and a leader that gets further behind with every second steps down.
+    fn calm_down(&mut self) {
+        let plan = &mut self.plan;
+        plan.silent_loss = 0;
+        plan.duplication = 0;
+        plan.late = 0;
+        plan.latency.1 = plan.latency.1.min(HEALED_LATENCY_MAX);
+        plan.think = HEALED_THINK;
+        plan.batch = 1;
     }
 }

@@ -409,7 +409,8 @@ impl World {
 
     /// A message arrives a second time, whatever has become of its connection.
     pub(crate) fn stray(&mut self, from: usize, to: usize, bytes: &[u8]) {
-        if self.is_blocked(from, to) || self.members[to].process.is_none() {
+        // A node that forgot has no links, and nothing else reaches it.
+        if self.is_blocked(from, to) || self.members[to].process.is_none() || self.members[to].rolled_back.is_some() {
             return;
         }
         let Some((envelope, records)) = decode(bytes) else { return };

@@ -273,6 +273,9 @@ impl Plan {
                     continue;
                 }
                 rotted = true;
+                // Once the others have been healed, it could be one too many.
+                self.faults.push((at.min(self.time - 1), fault));
+                continue;
             }
             self.faults.push((at, fault));
         }

@@ -12,7 +12,8 @@ use super::world::{What, World};
 /// Within so many ticks a healed majority must elect and serve, and within as many more all must agree: a few of the longest election
 /// timeouts, and the time for which a leader that could not work does not campaign. Healed clocks tick once a millisecond.
 const HEALING_TICKS: u64 = 40_000;
-const HEALING: Time = HEALING_TICKS * MILLISECOND;
+/// So many more for each entry of the longest log: the smallest window carries one entry in a round trip and a sync.
+const TICKS_PER_ENTRY: u64 = 50;
 const STEP: Time = 50 * MILLISECOND;
 
 /// How a run ended that violated nothing.
@@ -111,8 +112,11 @@ fn choose_apart(world: &mut World) -> u64 {
 }
 
 fn wait_for(world: &mut World, since: Time, what: &str, done: impl Fn(&World) -> bool) -> Time {
+    let longest =
+        world.members.iter().filter_map(|member| member.process.as_ref()).map(|process| process.replica.node().last().index).max();
+    let ticks = HEALING_TICKS + TICKS_PER_ENTRY * longest.unwrap_or(0);
     while !done(world) {
-        assert!(world.now < since + HEALING, "a healed cluster {what} within {HEALING_TICKS} ticks: {}", describe(world));
+        assert!(world.now < since + ticks * MILLISECOND, "a healed cluster {what} within {ticks} ticks: {}", describe(world));
         world.run_until(world.now + STEP);
     }
     world.now - since
