@@ -169,11 +169,11 @@ impl Map {
     fn status(&self, address: SocketAddr) -> Vec<u8> {
         let (index, keys, bytes) =
             (self.last_version, self.values.len(), self.values.values().map(|(_, value)| value.len()).sum::<usize>());
-        format!(
-            r#"{{"id":"{address}","role":"leader","term":1,"leader":"{address}","commit_index":{index},"applied_index":{index},"last_index":{index},"durable_index":0,"keys":{keys},"disk_bytes":{bytes},"uptime_ms":0,"version":"{}","protocol":{PROTOCOL_VERSION},"cluster_id":"in memory","peers":[]}}"#,
-            env!("CARGO_PKG_VERSION")
-        )
-        .into_bytes()
+        let indexes = format!(r#""commit_index":{index},"applied_index":{index},"last_index":{index},"durable_index":0"#);
+        let sizes = format!(r#""keys":{keys},"disk_bytes":{bytes},"uptime_ms":0"#);
+        let versions = format!(r#""version":"{}","protocol":{PROTOCOL_VERSION},"cluster_id":"in memory""#, env!("CARGO_PKG_VERSION"));
+        format!(r#"{{"id":"{address}","role":"leader","term":1,"leader":"{address}",{indexes},{sizes},{versions},"peers":[]}}"#)
+            .into_bytes()
     }
 }
 
