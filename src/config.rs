@@ -85,7 +85,10 @@ const LONG_ABOUT: &str = "A replicated, linearizable, fsync-durable key-value st
 const EXAMPLES: &str = "Three nodes on one machine, one per terminal:\n  \
     apexkv --id localhost:8001 --peers localhost:8002,localhost:8003\n  \
     apexkv --id localhost:8002 --peers localhost:8001,localhost:8003\n  \
-    apexkv --id localhost:8003 --peers localhost:8001,localhost:8002";
+    apexkv --id localhost:8003 --peers localhost:8001,localhost:8002\n\n\
+    Tools for the data directory of a node that does not run (see apexkv check --help):\n  \
+    apexkv check DIR                                read every byte and name all damage\n  \
+    apexkv dump DIR [--keys|--log] [-o text|json]   print the keys, or the log entry by entry";
 
 /// Checked settings.
 #[derive(Clone, Debug)]

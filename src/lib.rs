@@ -33,6 +33,9 @@
 //! | [`server`] | threads, channels, sockets, the [`server::replica::Replica`] | anything that makes the Raft thread wait |
 //! | [`config`] | flags, checked once | touching a file or a socket |
 //!
+//! Beside the server the binary holds tools that look at the directory of a node that does not run (`src/tools.rs`), on top of
+//! [`storage::inspect`].
+//!
 //! Imports point inward only: server → protocol → storage → the vocabulary of raft. The client's wire protocol stands in the crate
 //! `apexkv-client`, so that an application that embeds the client compiles little.
 //!

@@ -1,4 +1,7 @@
-//! The server binary: flags to settings, settings to a running server, and the exit code. No logic of its own.
+//! The server binary: flags to settings, settings to a running server, and the exit code. No logic of its own. A first argument that
+//! names a tool runs that instead; the server has no argument that does not start with a dash.
+
+mod tools;
 
 use std::io::Write;
 
@@ -7,6 +10,9 @@ use apexkv::server::{self, log_sink};
 use clap::Parser;
 
 fn main() {
+    if let Some(code) = tools::run_if_named() {
+        std::process::exit(code);
+    }
     let flags = Flags::parse();
     let level = flags.log_level;
     let outcome = Config::new(flags).and_then(|config| {

@@ -50,9 +50,9 @@
 //! # Rooms
 //!
 //! [`protocol`] is the bytes and nothing else; [`Connection`] carries them over one socket; [`Pipeline`] sends many requests before it
-//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`testing`] is a node in memory
-//! for the tests of applications. But for that one, the library starts no threads and keeps no global state: a `Client` belongs to one
-//! thread at a time, and a program that wants several makes several.
+//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`text`] is how the programs print
+//! bytes; [`testing`] is a node in memory for the tests of applications. The library (but for [`testing`]) starts no threads and keeps no
+//! global state: a `Client` belongs to one thread at a time, and a program that wants several makes several.
 
 mod attempt;
 mod client;
@@ -64,6 +64,7 @@ pub mod protocol;
 mod route;
 mod scan;
 pub mod testing;
+pub mod text;
 
 pub use client::{Builder, Client};
 pub use connection::{Connection, MAX_RESPONSE_PAYLOAD, Response, SendError};

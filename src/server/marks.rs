@@ -37,11 +37,7 @@ struct Table {
 impl Marks {
     /// Takes over the slot file and its newest payload. Peers that were never heard are known by the founding record.
     pub fn open(file: SlotFile, payload: &[u8], founding: &Founding, own_id: &str) -> Result<Marks> {
-        let stored = decode(payload).map_err(|error| Error::Corrupt {
-            file: "marks".to_owned(),
-            offset: 0,
-            reason: format!("the slot is whole and its payload is not what this version writes: {error}"),
-        })?;
+        let stored = decode_stored(payload)?;
         let known = numbered(founding).into_iter().zip(&founding.members).filter(|((_, id), _)| id != own_id);
         let mut now: BTreeMap<NodeId, Mark> = known.map(|((node, _), member)| (node, Mark::of_member(member))).collect();
         now.extend(stored.iter().map(|(node, mark)| (*node, *mark)));
@@ -107,6 +103,19 @@ impl Marks {
         self.table.lock().stored = marks;
         Ok(())
     }
+}
+
+/// Whether the payload of a file of marks can be read.
+pub fn check(payload: &[u8]) -> Result<()> {
+    decode_stored(payload).map(drop)
+}
+
+fn decode_stored(payload: &[u8]) -> Result<BTreeMap<NodeId, Mark>> {
+    decode(payload).map_err(|error| Error::Corrupt {
+        file: "marks".to_owned(),
+        offset: 0,
+        reason: format!("the slot is whole and its payload is not what this version writes: {error}"),
+    })
 }
 
 impl Table {

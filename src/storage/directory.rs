@@ -11,17 +11,17 @@ use super::writer::{self, HARD_STATE_CAPACITY, HARD_STATE_NAME, decode_hard_stat
 use super::{Options, recovery};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
-use crate::raft::HardState;
+use crate::raft::{HardState, NodeId};
 use std::io;
 use std::sync::Arc;
 
 pub use super::founding::{Founding, FoundingMember, Identity};
 pub use super::recovery::Opened;
 
-const LOCK: &str = "lock";
-const IDENTITY: &str = "identity";
-const CLUSTER: &str = "cluster";
-const MARKS: &str = "marks";
+pub(super) const LOCK: &str = "lock";
+pub(super) const IDENTITY: &str = "identity";
+pub(super) const CLUSTER: &str = "cluster";
+pub(super) const MARKS: &str = "marks";
 /// Most payload bytes of the marks file.
 pub const MARKS_CAPACITY: usize = 16 << 10;
 
@@ -64,18 +64,14 @@ impl Directory {
         let has = |name: &str| names.iter().any(|other| other == name);
         let temporary: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".tmp")).collect();
         remove_all(&*disk, &temporary)?;
-        if !has(IDENTITY)
-            && let Some(orphan) = names.iter().find(|name| *name == CLUSTER || segment::id_of(name).is_some())
-        {
-            let reason = format!("the directory holds {orphan}, so this node had an identity, and its file is missing");
-            return Err(super::corrupt(IDENTITY, 0, reason));
+        if !has(IDENTITY) {
+            check_without_identity(&names)?;
         }
         let identity = start_identity(&disk, id, has(IDENTITY))?;
         let mut directory = Directory { disk, lock: Lock(lock), id: id.to_owned(), identity, founding: None, marks: None };
         if has(CLUSTER) {
             let (_, payload) = SlotFile::open(&directory.disk, CLUSTER)?;
-            let founding = Founding::decode(&payload);
-            directory.founding = Some(founding.ok_or_else(|| super::corrupt(CLUSTER, 0, "it holds no founding record"))?);
+            directory.founding = Some(decode_founding(&payload)?);
             directory.marks = Some(SlotFile::open(&directory.disk, MARKS)?);
         } else {
             directory.sweep_half_founded(&names)?;
@@ -85,21 +81,8 @@ impl Directory {
 
     /// A crash in the middle of founding leaves some of its files. They are removed, unless they show that the node has lived.
     fn sweep_half_founded(&self, names: &[String]) -> Result<()> {
-        if let Some(segment) = names.iter().find(|name| segment::id_of(name).is_some()) {
-            let reason = format!("the file is missing, but the directory holds {segment}, which only a founded node has");
-            return Err(super::corrupt(CLUSTER, 0, reason));
-        }
-        let half_made = [HARD_STATE_NAME, manifest::NAME, MARKS];
-        let present: Vec<&str> = half_made.into_iter().filter(|half| names.iter().any(|name| name == half)).collect();
-        if present.contains(&HARD_STATE_NAME) {
-            let (_, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
-            let HardState { term, .. } = decode_hard_state(&payload)?;
-            if term > 0 {
-                let reason = format!("the file is missing, but {HARD_STATE_NAME} says that this node has been in term {term}");
-                return Err(super::corrupt(CLUSTER, 0, reason));
-            }
-        }
-        remove_all(&*self.disk, &present)
+        let half_made = half_founded(names, || SlotFile::open(&self.disk, HARD_STATE_NAME).map(|(_, payload)| payload))?;
+        remove_all(&*self.disk, &half_made)
     }
 
     /// Who this node is, at this start.
@@ -147,9 +130,7 @@ impl Directory {
     /// Recovers the log and everything around it. The directory must be founded. See the format document for what is believed.
     pub fn open_log(self, options: &Options) -> Result<Opened> {
         let founding = self.founding.expect("the log is opened after founding");
-        let Some(node) = founding.node(&self.id) else {
-            return Err(Error::Directory(format!("{} does not name {}: the directory is another node's", CLUSTER, self.id)));
-        };
+        let node = node_of(&founding, &self.id)?;
         let (hard_state_file, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
         let hard_state = decode_hard_state(&payload)?;
         let (manifest_file, payload) = SlotFile::open(&self.disk, manifest::NAME)?;
@@ -167,6 +148,43 @@ impl Directory {
         let Directory { disk, lock, identity, .. } = self;
         Ok(Opened { disk, lock, identity, founding, node, hard_state, log, applier, writer, preparer, store, commit })
     }
+}
+
+/// Files that are only made behind an identity need one.
+pub(super) fn check_without_identity(names: &[String]) -> Result<()> {
+    let Some(orphan) = names.iter().find(|name| *name == CLUSTER || segment::id_of(name).is_some()) else { return Ok(()) };
+    let reason = format!("the directory holds {orphan}, so this node had an identity, and its file is missing");
+    Err(super::corrupt(IDENTITY, 0, reason))
+}
+
+/// What an interrupted founding has left where there is no cluster file; damage, if it shows that the node has lived. `hard_state`
+/// reads the payload of that file.
+pub(super) fn half_founded(names: &[String], hard_state: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<&'static str>> {
+    if let Some(segment) = names.iter().find(|name| segment::id_of(name).is_some()) {
+        let reason = format!("the file is missing, but the directory holds {segment}, which only a founded node has");
+        return Err(super::corrupt(CLUSTER, 0, reason));
+    }
+    let half_made = [HARD_STATE_NAME, manifest::NAME, MARKS];
+    let present: Vec<&str> = half_made.into_iter().filter(|half| names.iter().any(|name| name == half)).collect();
+    if present.contains(&HARD_STATE_NAME) {
+        let HardState { term, .. } = decode_hard_state(&hard_state()?)?;
+        if term > 0 {
+            let reason = format!("the file is missing, but {HARD_STATE_NAME} says that this node has been in term {term}");
+            return Err(super::corrupt(CLUSTER, 0, reason));
+        }
+    }
+    Ok(present)
+}
+
+/// The founding record in the payload of the cluster file.
+pub(super) fn decode_founding(payload: &[u8]) -> Result<Founding> {
+    Founding::decode(payload).ok_or_else(|| super::corrupt(CLUSTER, 0, "it holds no founding record"))
+}
+
+/// The core's number of the node that calls itself `id`.
+pub(super) fn node_of(founding: &Founding, id: &str) -> Result<NodeId> {
+    let foreign = || Error::Directory(format!("{CLUSTER} does not name {id}: the directory is another node's"));
+    founding.node(id).ok_or_else(foreign)
 }
 
 /// Makes the identity of this start durable: a new one, or the old one with the next boot.

@@ -22,6 +22,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn free_bytes(&self) -> io::Result<u64>;
     /// Takes the exclusive lock of the directory, held until the value is dropped; `WouldBlock` if another process has it.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>>;
+    /// Keeps owners out until the value is dropped, for somebody who only reads: changes nothing, not even the lock's file. `WouldBlock`
+    /// if a process has the lock, `NotFound` if there is no file to lock.
+    fn lock_for_reading(&self, name: &str) -> io::Result<Box<dyn Send + Sync>>;
     /// Where the directory is, for messages.
     fn path(&self) -> String;
 }

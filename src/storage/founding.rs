@@ -1,6 +1,6 @@
 //! The payloads of the identity and cluster files: who this node is, and which cluster it was founded into. Pure encoding.
 
-use super::bytes::{Fields, put_text};
+use super::bytes::{Fields, NUMBER_MAX, put_text};
 use crate::error::Result;
 use crate::raft::NodeId;
 
@@ -99,7 +99,10 @@ pub(super) fn decode_identity(payload: &[u8], name: &str) -> Result<(Identity, S
         return Err(super::newer(name, version, VERSION));
     }
     let identity = (|| {
-        let identity = Identity { uuid: fields.u128()?, boot: fields.number()?, nonce: fields.u64()? };
+        let uuid = fields.u128()?;
+        // There must be a number for the next start, too.
+        let boot = fields.number().filter(|boot| *boot < NUMBER_MAX)?;
+        let identity = Identity { uuid, boot, nonce: fields.u64()? };
         let id = fields.text()?;
         (version == VERSION && fields.is_empty()).then_some((identity, id))
     })();

@@ -17,6 +17,7 @@
 //! | log writer | [`writer::LogWriter`] | write batches, hard state and manifest, one [`writer::Job`] at a time |
 //! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
+//! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
 //!
 //! # Files
 //!
@@ -124,6 +125,9 @@
 //!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
 //! 6. Only now write: seal what is torn, remove dropped and never listed segments. A file that is not listed and holds a batch is damage.
 //!
+//! Whoever only looks ([`inspect`]) takes the same steps and comes to the same judgements without any write or sync, and goes on behind
+//! damage. So bytes that a system has not written out yet count for him as there; a start makes them durable first.
+//!
 //! # Crash cases
 //!
 //! * **While a batch is written.** Each sector is old (its part that belongs to the batch holds fill) or new. All new: the batch counts,
@@ -159,6 +163,7 @@ pub mod directory;
 pub mod disk;
 mod fill;
 mod founding;
+pub mod inspect;
 mod keydir;
 mod location;
 pub mod log;
@@ -167,6 +172,7 @@ pub mod mapping;
 mod ordered;
 mod piece;
 pub mod preparer;
+mod read_only;
 pub mod real;
 pub mod record;
 mod recovery;

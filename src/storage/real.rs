@@ -37,9 +37,25 @@ pub struct RealDisk {
     /// Open for as long as the process lives: what is synced for creations, renames and removals.
     directory: File,
     stall: Option<Arc<Path>>,
+    /// Files are opened for reading alone, so that the system refuses whatever would change them.
+    read_only: bool,
 }
 
 impl RealDisk {
+    /// Opens a directory for looking at it: nothing is created, changed or synced, and the right to read is enough.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<RealDisk> {
+        let path = path.as_ref();
+        let refused = |reason: String| Error::Directory(format!("data directory {} {reason}", path.display()));
+        let metadata = path.metadata().map_err(|error| refused(format!("cannot be looked at: {error}")))?;
+        if !metadata.is_dir() {
+            return Err(refused("is not a directory".to_owned()));
+        }
+        rustix::fs::access(path, Access::READ_OK | Access::EXEC_OK)
+            .map_err(|error| refused(format!("cannot be read by this user ({error}): run this as its owner")))?;
+        let directory = File::open(path).map_err(Error::io(format!("open data directory {}", path.display())))?;
+        Ok(RealDisk { path: path.to_path_buf(), directory, stall: None, read_only: true })
+    }
+
     /// Opens the directory, creating it and its missing parents (durably) if need be. Anything that could not be used later is refused
     /// now: not a directory, no permission.
     pub fn open(path: impl AsRef<Path>) -> Result<RealDisk> {
@@ -51,7 +67,7 @@ impl RealDisk {
         })?;
         let directory = File::open(path).map_err(Error::io(format!("open data directory {}", path.display())))?;
         let stall = std::env::var_os(STALL_VARIABLE).map(|name| Arc::from(PathBuf::from(name)));
-        Ok(RealDisk { path: path.to_path_buf(), directory, stall })
+        Ok(RealDisk { path: path.to_path_buf(), directory, stall, read_only: false })
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -62,7 +78,7 @@ impl RealDisk {
     fn file(&self, name: &str, options: &mut OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.place(name);
         // Values may be anybody's secrets: readable by the owner only.
-        let file = options.read(true).write(true).mode(0o600).open(&path)?;
+        let file = options.read(true).write(!self.read_only).mode(0o600).open(&path)?;
         let stalls = name.contains(".log") || name.starts_with("hardstate");
         Ok(Arc::new(RealFile { file, path, stall: self.stall.clone().filter(|_| stalls) }))
     }
@@ -149,6 +165,15 @@ impl Disk for RealDisk {
         })?;
         // Overwritten in place, and only a help to tools: a full disk must not keep a node from starting.
         let _ = writeln!(file, "{:<10}", std::process::id());
+        Ok(Box::new(file))
+    }
+
+    fn lock_for_reading(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        let file = File::open(self.place(name))?;
+        file.try_lock_shared().map_err(|error| match error {
+            TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            TryLockError::Error(error) => error,
+        })?;
         Ok(Box::new(file))
     }
 

@@ -17,7 +17,7 @@ use super::writer::{Edit, LogWriter};
 use super::{Options, batch};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
-use crate::raft::{EntryId, HardState, NodeId};
+use crate::raft::{HardState, NodeId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -64,15 +64,15 @@ pub(super) struct Recovered {
 
 /// The listed segments by what becomes of them.
 #[derive(Default)]
-struct Sorted {
+pub(super) struct Sorted {
     /// Sealed, in log order.
-    sealed: Vec<(Arc<Segment>, Listed)>,
+    pub(super) sealed: Vec<(Arc<Segment>, Listed)>,
     /// The open one that holds batches.
-    tail: Option<Arc<Segment>>,
+    pub(super) tail: Option<Arc<Segment>>,
     /// Open and untouched.
-    prepared: VecDeque<Arc<Segment>>,
+    pub(super) prepared: VecDeque<Arc<Segment>>,
     /// Open, holding nothing but an interrupted first write.
-    torn: Vec<u32>,
+    pub(super) torn: Vec<u32>,
 }
 
 /// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
@@ -100,7 +100,8 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     }
     active &= scan.segments.back().is_some();
     let last = scan.last;
-    check_end(&scan, &writer.manifest, hard_state)?;
+    check_commit(&scan, &writer.manifest)?;
+    check_term(&scan, hard_state)?;
     let Scan { segments, terms, configs, applier, chain, commit, unproved, .. } = scan;
     writer.chain = chain;
     if !edits.is_empty() {
@@ -136,7 +137,7 @@ fn refuse_longer_segments(sorted: &Sorted, options: &Options) -> Result<()> {
 }
 
 /// Where a torn segment ends: behind its last valid batch, or without entries.
-fn end_of(scanned: Option<&LogSegment>, segment: &Segment) -> Edit {
+pub(super) fn end_of(scanned: Option<&LogSegment>, segment: &Segment) -> Edit {
     match scanned.filter(|scanned| scanned.segment.id() == segment.id()) {
         Some(scanned) => Edit::Seal { id: segment.id(), first: scanned.first, last: scanned.next() - 1, offset: scanned.end },
         None => Edit::Drop { id: segment.id() },
@@ -150,16 +151,10 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
         if listed.state == State::Dropped {
             continue;
         }
-        let segment = match Segment::open(&*writer.disk, listed.id, writer.cluster) {
+        let segment = match open_listed(&*writer.disk, listed, writer.cluster, node) {
             Err(_) if planted(56) && listed.state == State::Open => continue,
-            opened => Arc::new(opened?),
+            opened => opened?,
         };
-        let header = segment.header();
-        if header.node != listed.node || header.node != node || header.length != listed.length {
-            let found = format!("{} bytes made by node {:032x}", header.length, header.node);
-            let reason = format!("its header says {found}, the manifest {} bytes made by node {:032x}", listed.length, listed.node);
-            return Err(super::corrupt(segment.name(), 0, reason));
-        }
         if let State::Sealed { .. } = listed.state {
             sorted.sealed.push((segment, *listed));
             continue;
@@ -171,7 +166,7 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
             segment.file().sync().map_err(Error::io(doing("sync")))?;
             segment.file().drop_cache(0).map_err(Error::io(doing("drop the cache of")))?;
         }
-        sort_open(&mut sorted, segment)?;
+        sorted.add_open(segment)?;
     }
     sorted.sealed.sort_by_key(|(_, listed)| match listed.state {
         State::Sealed { first, .. } => first,
@@ -180,20 +175,35 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
     Ok(sorted)
 }
 
-fn sort_open(sorted: &mut Sorted, segment: Arc<Segment>) -> Result<()> {
-    if first_header(&segment)?.is_some() {
-        if let Some(other) = &sorted.tail {
-            let reason = format!("it holds a batch, although {} was never sealed", other.name());
-            return Err(super::corrupt(segment.name(), HEADER_BLOCK, reason));
+/// Opens a listed segment of this directory, whose uuid is `node`, and checks that it is the one that was listed.
+pub(super) fn open_listed(disk: &dyn Disk, listed: &Listed, cluster: u128, node: u128) -> Result<Arc<Segment>> {
+    let segment = Arc::new(Segment::open(disk, listed.id, cluster)?);
+    let header = segment.header();
+    if header.node != listed.node || header.node != node || header.length != listed.length {
+        let found = format!("{} bytes made by node {:032x}", header.length, header.node);
+        let reason = format!("its header says {found}, the manifest {} bytes made by node {:032x}", listed.length, listed.node);
+        return Err(super::corrupt(segment.name(), 0, reason));
+    }
+    Ok(segment)
+}
+
+impl Sorted {
+    /// Puts a segment that is not sealed to its kind.
+    pub(super) fn add_open(&mut self, segment: Arc<Segment>) -> Result<()> {
+        if first_header(&segment)?.is_some() {
+            if let Some(other) = &self.tail {
+                let reason = format!("it holds a batch, although {} was never sealed", other.name());
+                return Err(super::corrupt(segment.name(), HEADER_BLOCK, reason));
+            }
+            self.tail = Some(segment);
+            return Ok(());
         }
-        sorted.tail = Some(segment);
-        return Ok(());
+        match tail::judge(&segment, HEADER_BLOCK, None)? {
+            Tail::Untouched => self.prepared.push_back(segment),
+            Tail::Torn => self.torn.push(segment.id()),
+        }
+        Ok(())
     }
-    match tail::judge(&segment, HEADER_BLOCK, None)? {
-        Tail::Untouched => sorted.prepared.push_back(segment),
-        Tail::Torn => sorted.torn.push(segment.id()),
-    }
-    Ok(())
 }
 
 /// Segment files that the manifest does not know of: the preparer's process died before they were listed. None can hold a batch.
@@ -203,26 +213,37 @@ fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
     let mut unlisted = Vec::new();
     for name in names {
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
-        if id > manifest::ID_MAX {
-            return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
-        }
-        let segment = Segment::open(&*writer.disk, id, writer.cluster)?;
-        if let Some(at) = tail::find_batch(&segment, HEADER_BLOCK)? {
-            return Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME)));
-        }
+        check_unlisted(&*writer.disk, id, writer.cluster)?;
         unlisted.push(name);
     }
     Ok(unlisted)
 }
 
-/// Whether the log reaches as far as other files prove that it did.
-fn check_end(scan: &Scan, manifest: &Manifest, hard_state: &HardState) -> Result<()> {
-    let EntryId { term, index } = scan.last;
-    if scan.commit > index {
+/// Whether a segment that nobody lists may be removed.
+pub(super) fn check_unlisted(disk: &dyn Disk, id: u32, cluster: u128) -> Result<()> {
+    let name = file_name(id);
+    if id > manifest::ID_MAX {
+        return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
+    }
+    let segment = Segment::open(disk, id, cluster)?;
+    match tail::find_batch(&segment, HEADER_BLOCK)? {
+        Some(at) => Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME))),
+        None => Ok(()),
+    }
+}
+
+/// Whether the log reaches as far as entries were known to be committed.
+pub(super) fn check_commit(scan: &Scan, manifest: &Manifest) -> Result<()> {
+    if scan.commit > scan.last.index {
         let known = format!("entry {} was known to be committed, {} applied", scan.commit, manifest.applied);
         return Err(super::corrupt(manifest::NAME, 0, format!("{known}, but the log ends at {}", scan.last)));
     }
-    if term > hard_state.term {
+    Ok(())
+}
+
+/// Whether the hard state has seen the terms that the log holds.
+pub(super) fn check_term(scan: &Scan, hard_state: &HardState) -> Result<()> {
+    if scan.last.term > hard_state.term {
         let reason = format!("it says term {}, but the log holds entry {}", hard_state.term, scan.last);
         return Err(super::corrupt(super::writer::HARD_STATE_NAME, 0, reason));
     }

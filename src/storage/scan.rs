@@ -23,24 +23,34 @@ const PART: u64 = 1 << 20;
 
 /// The header of a segment's first batch, if it is a valid one.
 pub(super) fn first_header(segment: &Segment) -> Result<Option<BatchHeader>> {
+    header_at(segment, HEADER_BLOCK)
+}
+
+/// The header of the batch that begins at `offset`, if it is a valid one.
+pub(super) fn header_at(segment: &Segment, offset: u64) -> Result<Option<BatchHeader>> {
     let mut bytes = [0; HEADER_BYTES as usize];
-    if HEADER_BLOCK + HEADER_BYTES > segment.length() {
+    if offset + HEADER_BYTES > segment.length() {
         return Ok(None);
     }
-    segment.read_file(&mut bytes, HEADER_BLOCK)?;
+    segment.read_file(&mut bytes, offset)?;
     Ok(BatchHeader::decode(&bytes, segment.seed()).map(|(header, _)| header))
 }
 
 /// A part of a file in memory.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     segment: &'a Segment,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    /// Nothing of the file yet.
+    pub(super) fn new(segment: &'a Segment) -> Window<'a> {
+        Window { segment, start: 0, bytes: Vec::new() }
+    }
+
     /// `length` bytes from `offset` on, which the file must hold.
-    fn get(&mut self, offset: u64, length: u64) -> Result<&[u8]> {
+    pub(super) fn get(&mut self, offset: u64, length: u64) -> Result<&[u8]> {
         let held = self.start..self.start + self.bytes.len() as u64;
         if offset < held.start || offset + length > held.end {
             self.bytes.resize(length.max(PART).min(self.segment.length() - offset) as usize, 0);
@@ -85,6 +95,38 @@ impl Scan {
         }
     }
 
+    /// Takes every entry for committed, and applies it. Only for a cluster of one, whose quorum is this directory.
+    pub(super) fn commit_all(&mut self) {
+        self.commit = self.last.index;
+        self.apply();
+    }
+
+    /// The state after the entries that are known to be committed.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A scan that goes on behind damage, with the batch of this header, and knows nothing of what was before: what it collects is no
+    /// log, and only good for looking at. `None` if no batch of a log has such a header.
+    pub(super) fn behind_damage(&self, segment: &Segment, header: &BatchHeader) -> Option<Scan> {
+        let numbers = [header.sequence, header.first_index];
+        if numbers.iter().any(|number| !(1..=NUMBER_MAX).contains(number)) {
+            return None;
+        }
+        let mut scan = self.behind_gap(header.first_index - 1);
+        scan.chain = Chain { sequence: header.sequence - 1, previous: Some((segment.id(), header.previous)) };
+        Some(scan)
+    }
+
+    /// The same, with a segment whose first entry follows the one at `index`.
+    pub(super) fn behind_gap(&self, index: u64) -> Scan {
+        let store = Arc::new(Store::default());
+        let applier = Applier::new(Arc::clone(&store), index);
+        let base = EntryId { term: self.last.term, index };
+        let chain = Chain { previous: None, ..self.chain };
+        Scan { commit: self.commit, chain, ..Scan::new(self.cluster, base, 0, store, applier) }
+    }
+
     /// Scans a segment that ended where the manifest says. All below must be whole.
     pub(super) fn sealed(&mut self, segment: &Arc<Segment>, state: &State) -> Result<()> {
         let State::Sealed { first, last, offset } = *state else { panic!("{segment:?} is scanned to its seal: {state:?}") };
@@ -95,7 +137,13 @@ impl Scan {
         if offset > segment.length() || last < first {
             return corrupt(HEADER_BLOCK, format!("the manifest seals it at {offset} behind entry {last}"));
         }
-        let end = self.batches(segment, offset)?;
+        self.sealed_from(segment, HEADER_BLOCK, last, offset)
+    }
+
+    /// Scans the batches from `from` up to the seal at `offset`, behind entry `last`.
+    pub(super) fn sealed_from(&mut self, segment: &Arc<Segment>, from: u64, last: u64, offset: u64) -> Result<()> {
+        let corrupt = |at, reason: String| Err(super::corrupt(segment.name(), at, reason));
+        let end = self.batches(segment, from, offset)?;
         if let Some(tail) = end.tail {
             let found = if tail == Tail::Untouched { "nothing was written there" } else { "the batch there is not whole" };
             return corrupt(end.at, format!("{found}, but the manifest seals the segment at {offset} behind entry {last}"));
@@ -108,17 +156,21 @@ impl Scan {
 
     /// Scans the segment that is still open, up to its last whole batch, and says what follows.
     pub(super) fn tail(&mut self, segment: &Arc<Segment>) -> Result<Tail> {
-        let end = self.batches(segment, u64::MAX)?;
+        self.tail_from(segment, HEADER_BLOCK)
+    }
+
+    /// The same, from the batch at `from` on.
+    pub(super) fn tail_from(&mut self, segment: &Arc<Segment>, from: u64) -> Result<Tail> {
+        let end = self.batches(segment, from, u64::MAX)?;
         Ok(end.tail.unwrap_or(Tail::Untouched))
     }
 
-    /// Scans batch after batch up to `seal`, or until there is none.
-    fn batches(&mut self, segment: &Arc<Segment>, seal: u64) -> Result<End> {
+    /// Scans batch after batch from `from` up to `seal`, or until there is none.
+    fn batches(&mut self, segment: &Arc<Segment>, from: u64, seal: u64) -> Result<End> {
         self.store.register_segment(Arc::clone(segment));
-        self.chain.previous = None;
         self.segments.push_back(LogSegment::new(Arc::clone(segment), self.last.index + 1));
-        let mut window = Window { segment, start: 0, bytes: Vec::new() };
-        let mut at = HEADER_BLOCK;
+        let mut window = Window::new(segment);
+        let mut at = from;
         let tail = loop {
             if at >= seal || at + HEADER_BYTES > segment.length() {
                 break None;
@@ -163,7 +215,8 @@ impl Scan {
         if header.cluster != self.cluster || header.segment != segment.id() || u64::from(header.offset) != at {
             return corrupt(format!("this batch was written for segment {} at {}", header.segment, header.offset));
         }
-        let (previous, follows) = match self.chain.previous {
+        let before = self.chain.previous.filter(|(id, _)| *id == segment.id());
+        let (previous, follows) = match before {
             Some((_, crc)) => (crc, header.sequence == self.chain.sequence + 1),
             None => (segment.header_crc(), header.sequence > self.chain.sequence),
         };
@@ -173,7 +226,7 @@ impl Scan {
         if at + HEADER_BYTES + u64::from(header.body) > segment.length() {
             return corrupt(format!("a batch of {} bytes does not fit the file", header.body));
         }
-        if header.body == 0 && self.chain.previous.is_none() {
+        if header.body == 0 && before.is_none() {
             return corrupt("it closes nothing: it is the first one of its segment".into());
         }
         if header.first_index != self.last.index + 1 {

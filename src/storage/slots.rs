@@ -92,7 +92,7 @@ impl SlotFile {
     /// not exist yet; what an earlier attempt left under the temporary name is removed.
     pub fn create(disk: &Arc<dyn Disk>, name: &str, capacity: usize, payload: &[u8]) -> Result<SlotFile> {
         assert!(payload.len() <= capacity && capacity <= CAPACITY_MAX, "a payload of {} bytes in {name} of {capacity}", payload.len());
-        let place = Place::new(disk, name);
+        let place = Place::new(&**disk, name);
         let names = disk.list().map_err(Error::io(format!("list {}", disk.path())))?;
         assert!(!names.iter().any(|other| other == name), "{} is created once", place.path);
         let temporary = format!("{name}.tmp");
@@ -121,26 +121,17 @@ impl SlotFile {
     /// Errors: [`Error::Corrupt`] when the newest payload cannot be told, [`Error::Directory`] when a newer version wrote the file,
     /// [`Error::Io`] from the disk.
     pub fn open(disk: &Arc<dyn Disk>, name: &str) -> Result<(SlotFile, Vec<u8>)> {
-        let place = Place::new(disk, name);
+        let place = Place::new(&**disk, name);
         let file = disk.open(name).map_err(Error::io(format!("open {}", place.path)))?;
         file.sync().map_err(Error::io(format!("sync {}", place.path)))?;
         file.drop_cache(0).map_err(Error::io(format!("drop the cache of {}", place.path)))?;
-        let length = file.length().map_err(Error::io(format!("look at {}", place.path)))?;
-        let area_bytes = place.area_bytes_of(length)?;
-        let mut areas = Vec::new();
-        for area in 0..4 {
-            areas.push(place.read(file.as_ref(), area, area_bytes)?);
-        }
-        let (zero, one) = (place.newest_of(0, &areas, area_bytes)?, place.newest_of(1, &areas, area_bytes)?);
-        if zero.generation.abs_diff(one.generation) != 1 && !planted(88) {
-            let (older, newer) = if zero.generation < one.generation { (zero, one) } else { (one, zero) };
-            let reason = format!("it holds generation {} beside generation {}: writes were lost", older.generation, newer.generation);
-            return Err(place.corrupt((older.generation % 2) * area_bytes, reason));
-        }
-        let newest = if zero.generation > one.generation { zero } else { one };
+        let (areas, area_bytes) = place.read_all(file.as_ref())?;
+        let [newest, other] = place.newest(&areas, area_bytes)?;
         let (generation, capacity, payload) = (newest.generation, newest.capacity, newest.payload.clone());
-        for slot in [zero, one] {
-            place.repair(file.as_ref(), slot, &areas, area_bytes)?;
+        for slot in [other, newest] {
+            for (area, _) in to_repair(slot, &areas) {
+                place.repair(file.as_ref(), slot, area, area_bytes)?;
+            }
         }
         Ok((SlotFile { file, place, capacity, generation, failed: false }, payload))
     }
@@ -185,7 +176,7 @@ impl SlotFile {
 }
 
 impl Place {
-    fn new(disk: &Arc<dyn Disk>, name: &str) -> Place {
+    fn new(disk: &dyn Disk, name: &str) -> Place {
         Place { path: format!("{}/{name}", disk.path()), name_crc: crc32fast::hash(name.as_bytes()) }
     }
 
@@ -201,6 +192,25 @@ impl Place {
             return Err(self.corrupt(length.min(largest), reason));
         }
         Ok(length / 4)
+    }
+
+    /// Reads all four areas; also returns the size of each.
+    fn read_all(&self, file: &dyn DiskFile) -> Result<(Vec<Area>, u64)> {
+        let length = file.length().map_err(Error::io(format!("look at {}", self.path)))?;
+        let area_bytes = self.area_bytes_of(length)?;
+        let areas = (0..4).map(|area| self.read(file, area, area_bytes)).collect::<Result<_>>()?;
+        Ok((areas, area_bytes))
+    }
+
+    /// The newest slot, and the other pair's, which must be the one before it.
+    fn newest<'a>(&self, areas: &'a [Area], area_bytes: u64) -> Result<[&'a Slot; 2]> {
+        let (zero, one) = (self.newest_of(0, areas, area_bytes)?, self.newest_of(1, areas, area_bytes)?);
+        let (older, newer) = if zero.generation < one.generation { (zero, one) } else { (one, zero) };
+        if zero.generation.abs_diff(one.generation) != 1 && !planted(88) {
+            let reason = format!("it holds generation {} beside generation {}: writes were lost", older.generation, newer.generation);
+            return Err(self.corrupt((older.generation % 2) * area_bytes, reason));
+        }
+        Ok([newer, older])
     }
 
     /// Reads one area. An area that the disk cannot read is bad like any other: its twin may be whole, and repairing rewrites it.
@@ -271,18 +281,41 @@ impl Place {
     }
 
     /// Rewrites a copy of `slot` that is bad or older. At most one copy is, so one sync will do whatever the size.
-    fn repair(&self, file: &dyn DiskFile, slot: &Slot, areas: &[Area], area_bytes: u64) -> Result<()> {
-        let pair = slot.generation % 2;
-        for area in [pair, pair + 2] {
-            if areas[area as usize].as_ref().is_ok_and(|copy| copy.generation == slot.generation) {
-                continue;
-            }
-            let bytes = encode(self, area, slot.generation, slot.capacity, &slot.payload);
-            let doing = format!("repair {} at offset {}", self.path, area * area_bytes);
-            file.write_at(&[&bytes], area * area_bytes).and_then(|()| file.sync()).map_err(Error::io(doing))?;
-        }
-        Ok(())
+    fn repair(&self, file: &dyn DiskFile, slot: &Slot, area: u64, area_bytes: u64) -> Result<()> {
+        let bytes = encode(self, area, slot.generation, slot.capacity, &slot.payload);
+        let doing = format!("repair {} at offset {}", self.path, area * area_bytes);
+        file.write_at(&[&bytes], area * area_bytes).and_then(|()| file.sync()).map_err(Error::io(doing))
     }
+}
+
+/// The copy of `slot` that opening its file rewrites, if there is one, and why.
+fn to_repair(slot: &Slot, areas: &[Area]) -> Vec<(u64, String)> {
+    let pair = slot.generation % 2;
+    let wrong = [pair, pair + 2].into_iter().filter_map(|area| match &areas[area as usize] {
+        Ok(copy) if copy.generation == slot.generation => None,
+        Ok(copy) => Some((area, format!("it holds generation {}, its twin {}", copy.generation, slot.generation))),
+        Err(reason) => Some((area, reason.clone())),
+    });
+    wrong.collect()
+}
+
+/// What a slot file holds, found out without changing anything.
+#[derive(Debug)]
+pub(super) struct SlotContents {
+    /// The newest payload.
+    pub(super) payload: Vec<u8>,
+    /// Offsets of copies that [`SlotFile::open`] would rewrite from their twins, and why.
+    pub(super) repairs: Vec<(u64, String)>,
+}
+
+/// Reads a slot file as [`SlotFile::open`] does, without its sync and its repairs: for somebody who only looks. The same errors.
+pub(super) fn look(disk: &dyn Disk, name: &str) -> Result<SlotContents> {
+    let place = Place::new(disk, name);
+    let file = disk.open(name).map_err(Error::io(format!("open {}", place.path)))?;
+    let (areas, area_bytes) = place.read_all(file.as_ref())?;
+    let [newest, other] = place.newest(&areas, area_bytes)?;
+    let wrong = [newest, other].into_iter().flat_map(|slot| to_repair(slot, &areas));
+    Ok(SlotContents { payload: newest.payload.clone(), repairs: wrong.map(|(area, reason)| (area * area_bytes, reason)).collect() })
 }
 
 /// Why an area holds no slot that can be used.

@@ -120,6 +120,16 @@ impl Store {
         Ok(Checked { segment: Arc::clone(segment), offset, bytes, crc })
     }
 
+    /// As [`Store::read`], from the file and not from the map, where an unreadable sector would end the process: for somebody who has
+    /// time.
+    pub(super) fn read_from_file(&self, key: &[u8], located: &Located, out: &mut Vec<u8>) -> Result<()> {
+        let mut bytes = vec![0; located.record_bytes as usize];
+        located.segment.read_file(&mut bytes, u64::from(located.offset))?;
+        let corrupt = |reason| super::corrupt(located.segment.name(), u64::from(located.offset), reason);
+        out.extend_from_slice(value_in(&bytes, located.version, key).map_err(corrupt)?);
+        Ok(())
+    }
+
     /// One page of the keys that start with `prefix` and come after `cursor` (empty: from the first one): at most `limit` of them, and
     /// as many as an answer of `max_bytes` holds, but at least one while there is any. Shows one applied state.
     pub fn scan(&self, prefix: &[u8], cursor: &[u8], limit: usize, max_bytes: usize, keys_only: bool) -> Page {

@@ -19,6 +19,7 @@
 //! | `limits` | file descriptors that run out |
 //! | `stopping` | signals |
 //! | `strangers` | a client in another language |
+//! | `tools` | looking at the directory of a node that does not run |
 
 mod border;
 mod failover;
@@ -36,3 +37,4 @@ mod stalls;
 mod startup;
 mod stopping;
 mod strangers;
+mod tools;

@@ -104,7 +104,7 @@ fn a_directory_that_cannot_be_used_ends_with_exit_code_7_and_its_name() {
     set_mode(&node.data, 0o755);
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the path is ours");
 }
 
@@ -124,7 +124,7 @@ fn with_few_rights(node: &Node, scratch: &Path) -> Node {
 }
 
 /// A node with some values in its log, stopped.
-fn stopped_with_values() -> Cluster {
+pub(crate) fn stopped_with_values() -> Cluster {
     let mut cluster = Cluster::started(1);
     let mut client = cluster.client(PATIENCE);
     for number in 0..20 {
@@ -134,7 +134,7 @@ fn stopped_with_values() -> Cluster {
     cluster
 }
 
-fn flip_byte(path: &Path, offset: u64) {
+pub(crate) fn flip_byte(path: &Path, offset: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the file is ours");
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).expect("the file is that long");

@@ -4,7 +4,6 @@
 mod args;
 mod bench;
 mod check;
-mod escape;
 mod exit;
 mod json;
 mod keys;

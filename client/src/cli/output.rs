@@ -1,13 +1,13 @@
 //! Standard output and standard error: the only file that writes there. Results go out as text or as JSON, never both.
 
 use super::args::Format;
-use super::escape::escape;
 use super::exit::Trouble;
 use super::json::{self, Object};
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use apexkv_client::Error;
+use apexkv_client::text::escape;
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 

@@ -1,11 +1,11 @@
 //! The listing of keys: page after page until the limit or the end, a line or an object for each.
 
 use super::args::{ScanArguments, bytes};
-use super::escape::escape_into;
 use super::exit::{Exit, Trouble};
 use super::json;
 use super::output::Output;
 use apexkv_client::protocol::SCAN_DEFAULT_LIMIT;
+use apexkv_client::text::escape_into;
 use apexkv_client::{Client, Pair, ScanOptions};
 use serde_json::json;
 

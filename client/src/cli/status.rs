@@ -1,11 +1,11 @@
 //! The commands about nodes: what each says of itself, and how far away it is.
 
 use super::args::StatusArguments;
-use super::escape::escape;
 use super::exit::{Exit, Trouble};
 use super::json;
 use super::output::Output;
 use anstyle::{AnsiColor, Style};
+use apexkv_client::text::escape;
 use apexkv_client::{Client, Error};
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -82,6 +82,17 @@ impl Disk for Process {
         Ok(Box::new(Lock { process: self.clone(), name: name.into() }))
     }
 
+    /// Stricter than a system: one reader at a time.
+    fn lock_for_reading(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        let mut state = self.shared.state.lock();
+        state.alive(self.life)?;
+        state.image.find(name)?;
+        if !state.locks.insert(name.into()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Lock { process: self.clone(), name: name.into() }))
+    }
+
     fn path(&self) -> String {
         "simulated".into()
     }
@@ -124,6 +135,10 @@ impl Disk for SimulatedDisk {
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
         self.living().lock(name)
+    }
+
+    fn lock_for_reading(&self, name: &str) -> io::Result<Box<dyn Send + Sync>> {
+        self.living().lock_for_reading(name)
     }
 
     fn path(&self) -> String {

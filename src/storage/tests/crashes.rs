@@ -10,7 +10,7 @@ const SMALL: u64 = 10 << 10;
 
 /// What an outside observer of a life knows.
 #[derive(Clone, Default)]
-struct Witness {
+pub(super) struct Witness {
     /// The log as the node last had it in memory.
     log: Vec<Vec<u8>>,
     /// What it was before conflicts whose truncation may not be durable yet.
@@ -66,14 +66,14 @@ impl Witness {
 }
 
 /// A founded directory before its log was ever opened.
-fn founded() -> DiskImage {
+pub(super) fn founded() -> DiskImage {
     let device = SimulatedDisk::new(0);
     open_directory(device.boot()).expect("founded");
     device.snapshot()
 }
 
 /// A short life with everything in it: batches, closing batches, rotations, terms and conflicts.
-fn life(device: &SimulatedDisk, witness: &mut Witness) -> Result<()> {
+pub(super) fn life(device: &SimulatedDisk, witness: &mut Witness) -> Result<()> {
     let mut engine = Engine::open_with(device.boot(), SMALL)?;
     let term = engine.hard_state.term + 1;
     witness.set_term(&mut engine, term)?;

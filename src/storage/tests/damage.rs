@@ -9,16 +9,16 @@ use crate::storage::writer::encode_hard_state;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const SMALL: u64 = 12 << 10;
+pub(super) const SMALL: u64 = 12 << 10;
 
 /// A log of a sealed segment, one that a conflict cut short, and a tail; and where each ends.
-struct Sample {
-    image: DiskImage,
-    records: Vec<Vec<u8>>,
-    ends: Vec<(String, u64)>,
+pub(super) struct Sample {
+    pub(super) image: DiskImage,
+    pub(super) records: Vec<Vec<u8>>,
+    pub(super) ends: Vec<(String, u64)>,
 }
 
-fn sample(closed: bool) -> Sample {
+pub(super) fn sample(closed: bool) -> Sample {
     let device = SimulatedDisk::new(1);
     let mut engine = Engine::open_with(device.boot(), SMALL).expect("opened");
     engine.set_term(1).expect("stored");
@@ -96,7 +96,7 @@ fn any_flipped_bit_below_the_end_is_refused_with_file_and_offset() {
 }
 
 /// All bytes with a meaning of their own, and a sample of those that are all alike: zeros of the header block and of large values.
-fn is_worth_flipping(offset: u64, end: u64) -> bool {
+pub(super) fn is_worth_flipping(offset: u64, end: u64) -> bool {
     if offset < HEADER_BLOCK {
         offset < 80 || offset % 256 == 1
     } else {

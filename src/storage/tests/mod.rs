@@ -3,6 +3,7 @@
 mod crashes;
 mod damage;
 mod directory;
+mod inspect;
 mod keys;
 mod log;
 mod real_files;

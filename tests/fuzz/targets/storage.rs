@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use apexkv::error::Result;
+use apexkv::error::{Error, Result};
 use apexkv::raft::EntryId;
-use apexkv::server::marks::Marks;
+use apexkv::server::marks::{self, Marks};
 use apexkv::storage::Options;
 use apexkv::storage::directory::{Directory, Opened};
+use apexkv::storage::inspect::{Caller, Finding, inspect};
 use apexkv::storage::log::Room;
 use apexkv::storage::record::{self, Kind};
 use apexkv::storage::simulated::SimulatedDisk;
@@ -75,12 +76,34 @@ pub(crate) fn state_files(data: &[u8]) {
     bounded((12 << 20) + 64 * payload.len(), || open(&disk));
 }
 
-/// Opens everything; if that works, uses it, writes one more entry, and opens it again.
+/// Looks at everything, then opens it: both must come to the same judgement. If it opens, uses it, writes one more entry, and opens it
+/// again.
 fn open(disk: &Arc<SimulatedDisk>) {
-    let Ok(last) = open_once(disk, None) else { return };
+    let damage = look(disk);
+    let last = match open_once(disk, None) {
+        Ok(last) => last,
+        Err(Error::Corrupt { file, offset, reason }) => {
+            return assert!(!damage.is_empty(), "a start refuses {file} at {offset}, and looking finds nothing: {reason}");
+        }
+        // It may be another node's directory; who only looks does not mind.
+        Err(_) => return,
+    };
+    assert_eq!(damage, [], "it can be opened");
     let again =
         open_once(disk, Some(last)).unwrap_or_else(|error| panic!("it was opened and written, and cannot be opened again: {error}"));
     assert_eq!(again.index, last.index + 1, "{again} where one entry was written behind {last}");
+}
+
+/// What is damaged, found without changing anything.
+fn look(disk: &Arc<SimulatedDisk>) -> Vec<Finding> {
+    let before = disk.operations();
+    let inspected = inspect(disk.boot(), &Caller { marks: &marks::check, progress: &|_, _| () }).expect("nobody runs on it");
+    let whole = inspected.report.damage.is_empty();
+    let entries = inspected.entries::<Error>(|_| Ok(()));
+    let keys = inspected.keys::<Error>(|_, _, _| Ok(()));
+    assert!(!whole || entries.is_ok() && keys.is_ok(), "nothing is damaged, and {entries:?}, {keys:?}");
+    assert_eq!(disk.operations(), before, "looking changes nothing");
+    inspected.report.damage
 }
 
 /// Returns the last entry as it was when opened, behind which one more was written; the second time, `before` is what it was then.
