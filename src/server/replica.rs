@@ -8,6 +8,7 @@
 
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
+use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
@@ -63,6 +64,8 @@ pub struct Actions<C> {
     pub jobs: Vec<Job>,
     /// The preparer is to make a segment that fits a record of this many bytes.
     pub prepare: Option<u64>,
+    /// The hinter is to make the hint of a sealed segment.
+    pub hint: Option<HintJob>,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
     /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
@@ -71,7 +74,7 @@ pub struct Actions<C> {
 
 impl<C> Default for Actions<C> {
     fn default() -> Self {
-        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, replies: Vec::new(), more: false }
+        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, hint: None, replies: Vec::new(), more: false }
     }
 }
 
@@ -124,6 +127,13 @@ struct PrepareWatch {
     failure: Option<String>,
 }
 
+/// Whether a hint is being made, and when one that could not be made is tried again.
+#[derive(Debug, Default)]
+struct HintWatch {
+    asked: bool,
+    retry_at: u64,
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Replica<C> {
@@ -138,6 +148,7 @@ pub struct Replica<C> {
     now: u64,
     disk: DiskWatch,
     prepare: PrepareWatch,
+    hint: HintWatch,
     confirmed_round: u64,
     actions: Actions<C>,
 }
@@ -164,6 +175,7 @@ impl<C: Clone> Replica<C> {
             now: 0,
             disk: DiskWatch::default(),
             prepare: PrepareWatch::default(),
+            hint: HintWatch::default(),
             confirmed_round: 0,
             actions: Actions::default(),
         }
@@ -227,6 +239,10 @@ impl<C: Clone> Replica<C> {
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
+            Event::NotHinted { retry } => {
+                self.hint.asked = !retry;
+                self.hint.retry_at = self.now + self.limits.prepare_retry_ms;
+            }
             Event::Shutdown => {
                 self.node.transfer(None);
             }
@@ -266,6 +282,7 @@ impl<C: Clone> Replica<C> {
         self.ask_for_segment();
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
+        self.ask_for_hint();
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
         self.actions.more = self.applier.applied() < ready.commit;
         std::mem::take(&mut self.actions)
@@ -408,6 +425,10 @@ impl<C: Clone> Replica<C> {
                 self.prepare = PrepareWatch::default();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
+            Completion::Hinted(_) => {
+                self.hint.asked = false;
+                self.applier.forget_effects(self.log.hinted());
+            }
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -423,6 +444,18 @@ impl<C: Clone> Replica<C> {
         if needed && !self.prepare.asked && self.now >= self.prepare.retry_at {
             self.prepare.asked = true;
             self.actions.prepare = Some(self.prepare.min_bytes);
+        }
+    }
+
+    /// One hint at a time, in the order of the log.
+    fn ask_for_hint(&mut self) {
+        if self.hint.asked || self.now < self.hint.retry_at {
+            return;
+        }
+        if let Some(job) = self.log.next_hint(self.applier.applied()) {
+            let (first, last) = job.range();
+            self.actions.hint = Some(job.with_effects(self.applier.effects(first, last)));
+            self.hint.asked = true;
         }
     }
 

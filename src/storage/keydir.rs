@@ -93,6 +93,20 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl Keydir {
+    /// A keydir of keys that rise strictly.
+    pub(super) fn of_rising(keys: impl Iterator<Item = (Box<[u8]>, Value)>) -> Keydir {
+        let mut keydir = Keydir::default();
+        for (key, value) in keys {
+            let hash = keydir.hasher.hash_one(&*key);
+            let number = keydir.slots.add(Slot { key, value });
+            let (slots, hasher) = (&keydir.slots, &keydir.hasher);
+            keydir.shards[shard_of(hash)].insert_unique(hash, number, |number| hasher.hash_one(&*slots.get(*number).key));
+            keydir.count += 1;
+        }
+        keydir.ordered = Ordered::of_rising(u32::try_from(keydir.count).expect("slots have numbers of four bytes"));
+        keydir
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -158,7 +172,11 @@ mod tests {
     fn it_behaves_like_an_ordered_map() {
         let seed: u64 = rand::random();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let (mut keydir, mut model) = (Keydir::default(), BTreeMap::<Box<[u8]>, u64>::new());
+        let mut model = BTreeMap::<Box<[u8]>, u64>::new();
+        for _ in 0..random.random_range(0..3_000) {
+            model.insert(format!("{:x}", random.next_u32() % 5_000).into_bytes().into(), 0);
+        }
+        let mut keydir = Keydir::of_rising(model.keys().map(|key| (key.clone(), value(0))));
         for version in 1..30_000 {
             let key: Box<[u8]> = format!("{:x}", random.next_u32() % 5_000).into_bytes().into();
             match random.random_range(0..3) {

@@ -159,6 +159,8 @@ pub mod directory;
 pub mod disk;
 mod fill;
 mod founding;
+mod hint;
+pub mod hinter;
 mod keydir;
 mod location;
 pub mod log;

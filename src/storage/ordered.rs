@@ -13,6 +13,13 @@ pub(super) struct Ordered {
 }
 
 impl Ordered {
+    /// The numbers `0 .. count`, which are in order already.
+    pub(super) fn of_rising(count: u32) -> Ordered {
+        let filled = BLOCK_MAX - BLOCK_MAX / 16;
+        let blocks = (0..count).step_by(filled).map(|first| (first..count.min(first.saturating_add(filled as u32))).collect());
+        Ordered { blocks: blocks.collect() }
+    }
+
     /// Inserts `number`; `compare` tells how an element's key compares to the new one, and none is equal.
     pub(super) fn insert(&mut self, number: u32, mut compare: impl FnMut(u32) -> Ordering) {
         let mut before = |element: &u32| compare(*element) == Ordering::Less;

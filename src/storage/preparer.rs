@@ -90,7 +90,7 @@ fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
 }
 
 /// Whether an error says that something ran out, which time or a person can change.
-fn is_shortage(error: &io::Error) -> bool {
+pub(super) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let shortage = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

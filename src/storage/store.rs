@@ -120,6 +120,14 @@ impl Store {
         assert!(before <= index, "applied went back from {before} to {index}");
     }
 
+    /// Starts from what hints name instead of from nothing: keys that rise strictly, each with its value, after the entry `applied`.
+    pub(super) fn load(&self, keys: impl Iterator<Item = (Box<[u8]>, Value)>, applied: u64) {
+        let mut state = self.state.write();
+        assert_eq!(state.keydir.len(), 0, "hints are loaded first");
+        state.keydir = Keydir::of_rising(keys);
+        self.set_applied(applied);
+    }
+
     /// Locations in this segment may be applied from now on.
     pub(super) fn register_segment(&self, segment: Arc<Segment>) {
         self.state.write().segments.insert(segment.id(), segment);

@@ -4,6 +4,7 @@
 
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
+use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
 use super::record;
 use super::segment::{Chunk, Segment, file_name};
@@ -33,6 +34,8 @@ pub enum Job {
     Seal(Seal),
     /// List a prepared segment in the manifest, so that batches may go there.
     List(Arc<Segment>),
+    /// Name a hint file in the manifest, so that a start believes it.
+    Hint(Hinted),
 }
 
 /// What a job did; everything it names is durable.
@@ -52,7 +55,13 @@ pub enum Completion {
     Sealed {
         /// Number of the job.
         sequence: u64,
+        /// The segments.
+        ids: Vec<u32>,
+        /// Number of the last batch written so far.
+        last_batch: u64,
     },
+    /// The segment's hint is part of the state.
+    Hinted(Hinted),
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -148,9 +157,17 @@ impl LogWriter {
             Job::Seal(seal) => {
                 self.edit(&seal.edits, seal.applied)?;
                 self.give_back(&seal.edits);
-                Ok(Completion::Sealed { sequence: seal.sequence })
+                let ids = seal.edits.iter().filter_map(|edit| if let Edit::Seal { id, .. } = edit { Some(*id) } else { None }).collect();
+                Ok(Completion::Sealed { sequence: seal.sequence, ids, last_batch: self.chain.sequence })
             }
             Job::List(segment) => self.list(segment),
+            Job::Hint(hinted) => {
+                let listed = self.manifest.find(hinted.id);
+                let State::Sealed { first, last, offset } = listed.state else { panic!("{hinted:?} names a segment that is not sealed: {listed:?}") };
+                listed.state = State::Hinted { first, last, offset };
+                self.write_manifest()?;
+                Ok(Completion::Hinted(hinted))
+            }
         }
     }
 
