@@ -10,21 +10,23 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos bench model bugbank install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench model bugbank fuzz install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
 	@echo 'make test         run all tests'
 	@echo 'make check        format, lints, documentation and all tests; warnings are errors'
-	@echo 'make bless        record the transcripts of the Raft scripts anew; read the diff before you commit'
+	@echo 'make bless        record the transcripts of the Raft scripts and the sound inputs of fuzzing anew; read the diff before you commit'
 	@echo 'make sim          simulate SEEDS=$(SEEDS) clusters with faults of all kinds, from seed FIRST=$(FIRST) on'
 	@echo 'make cluster      three nodes in this terminal, clients at localhost:9001 to 9003'
 	@echo 'make kill-leader  kill -9 the leader of the running cluster'
 	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
 	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
+	@echo 'make faults       break a cluster of its own in every way for 30 s, then judge; report in target/faults.html'
 	@echo 'make bench        throughput and latency on a scratch cluster under target/'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
 	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
+	@echo 'make fuzz         fuzz TARGET=$(TARGET) for SECONDS=$(SECONDS), guided by coverage; TARGET=all takes one after another'
 	@echo 'make bugbank      plant known mistakes one by one and show which test notices each'
 	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
 	@echo
@@ -48,6 +50,7 @@ check: cargo
 
 bless: cargo
 	APEXKV_BLESS=1 $(CARGO) test --test raft scripts
+	APEXKV_BLESS=1 $(CARGO) test --test fuzz sound_inputs
 
 sim: cargo
 	@APEXKV_PROGRESS=1 APEXKV_SEEDS=$(SEEDS) APEXKV_FIRST=$(FIRST) $(CARGO) test --release -p apexkv --test simulation no_seed -- --nocapture
@@ -64,14 +67,32 @@ demo: build
 chaos: build
 	@$(BIN)/apexkv-chaos $(ARGS)
 
+faults: build
+	@$(BIN)/apexkv-chaos run --faults all --report $(BIN)/../faults.html $(ARGS)
+
 # On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
 bench: build
 	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
 
-# Some hundred bytes of memory for three states.
-STATES ?= 20000000
+# About 400 bytes of memory for each state of the largest set.
+STATES ?= 10000000
 model: cargo
 	@APEXKV_MODEL=full APEXKV_MODEL_STATES=$(STATES) $(CARGO) test --release -p apexkv --test model -- --nocapture
+
+# What is found goes to $(FUZZ_DIR)/found, the inputs collected on the way to $(FUZZ_DIR)/corpus; the corpus under tests/fuzz stays as it is.
+# Allocations beyond 64 MiB at once, and inputs that take longer than 10 s, count as failures too.
+TARGET ?= all
+SECONDS ?= 60
+FUZZ_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz
+FUZZ_TARGETS := client_frames peer_frames handshake segments slots state_files core_messages
+fuzz: cargo
+	@$(CARGO) +nightly fuzz --version >/dev/null || { echo 'make: fuzzing needs a nightly compiler and cargo-fuzz:' \
+	'rustup toolchain install nightly && cargo install cargo-fuzz' >&2; exit 1; }
+	@for target in $(if $(filter all,$(TARGET)),$(FUZZ_TARGETS),$(TARGET)); do \
+	mkdir -p $(FUZZ_DIR)/corpus/$$target $(FUZZ_DIR)/found/$$target && \
+	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(FUZZ_DIR)/build $$target \
+	$(FUZZ_DIR)/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 \
+	-malloc_limit_mb=64 -artifact_prefix=$(FUZZ_DIR)/found/$$target/ $(ARGS) || exit 1; done
 
 bugbank: cargo
 	@CARGO='$(CARGO)' tests/bugbank.sh $(ARGS)

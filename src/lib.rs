@@ -45,6 +45,7 @@
 //! * No fsync is tried a second time: after a failed one the process ends.
 //! * The Raft thread takes no lock that is held over I/O, reads no mapped page, and never waits for a socket or a disk.
 
+mod bugbank;
 pub mod config;
 pub mod error;
 pub mod protocol;

@@ -83,6 +83,21 @@ fn imports_point_inward() {
     only_in(&["std::fs"], |name| !name.starts_with("src/storage/") || name == "src/storage/real.rs");
 }
 
+/// The script that plants them reads the table.
+#[test]
+fn every_planted_mistake_stands_in_the_table() {
+    let sources = sources();
+    let (_, table) = sources.iter().find(|(name, _)| name == "src/bugbank.rs").expect("the table is there");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("//! | ")?.split(" | ").next()?.parse::<u32>().ok());
+    let planted =
+        |text: &str| -> Vec<u32> { text.split("planted(").skip(1).filter_map(|rest| rest.split(')').next()?.parse().ok()).collect() };
+    let places: Vec<u32> = sources.iter().filter(|(name, _)| name.starts_with("src/")).flat_map(|(_, text)| planted(text)).collect();
+    let rows: Vec<u32> = rows.collect();
+    assert!(rows.is_sorted_by(|a, b| a < b), "each number once, rising: {rows:?}");
+    assert!(places.iter().all(|number| rows.contains(number)), "planted and not in the table: {places:?}");
+    assert!(rows.iter().all(|number| places.contains(number)), "in the table and nowhere planted: {rows:?}");
+}
+
 #[test]
 fn nothing_stays_unfinished_or_skipped() {
     only_in(&["todo!(", "unimplemented!(", "#[ignore", "dbg!("], |_| false);

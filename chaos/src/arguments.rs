@@ -1,7 +1,8 @@
 //! Flags and help texts. What can be judged without touching the machine is judged here, and refused with exit code 2.
 
+use crate::error::Error;
+use crate::faults::schedule::Kind;
 use crate::load::session::{Settings, random_prefix};
-use crate::schedule::Kind;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -75,13 +76,16 @@ pub(crate) struct LoadArguments {
     /// Threads that write, each to keys of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) writers: u16,
-    /// Clients that mix SET, GET, DEL and CAS on a few shared keys; whether their answers are linearizable is checked at the end [default:
-    /// 4 for run, otherwise 0]
+    /// Clients that mix SET, GET, DEL and CAS on a few shared keys, every second of them at nodes chosen at random; whether their answers
+    /// are linearizable is checked at the end [default: 4 for run, otherwise 0]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) mixed: Option<u16>,
     /// Write all that the mixed clients did to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
+    /// Write a report to this file: one HTML page with the timeline as a plot, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Keys of all writers together
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) keys: u64,
@@ -143,11 +147,44 @@ pub(crate) struct RunArguments {
     /// Repeats the schedule of faults of an earlier run [default: random, and printed]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// What to do to nodes: kill (SIGKILL and restart), pause (SIGSTOP and SIGCONT)
+    /// What to break: kill (SIGKILL and restart), pause (SIGSTOP and SIGCONT), partition, one-way (a node hears nobody, or is not heard),
+    /// bridge (two groups meet in one node only), slow (links), break (connections), or all
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', default_value = "kill", value_parser = fault)]
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<FaultChoice>,
+    /// Load and judge this running cluster instead of one of its own, and break nothing
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', value_parser = endpoint)]
+    #[arg(conflicts_with_all = ["nodes", "keep", "scratch_in", "faults"])]
+    pub(crate) endpoints: Vec<String>,
     #[command(flatten)]
     pub(crate) load: LoadArguments,
+}
+
+/// A word of `--faults`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultChoice {
+    /// Whatever a cluster of that size can have.
+    All,
+    /// This kind.
+    One(Kind),
+}
+
+impl RunArguments {
+    /// The kinds of faults to make; refused if the cluster is too small for one that was named.
+    pub(crate) fn kinds(&self) -> Result<Vec<Kind>, Error> {
+        let nodes = usize::from(self.scratch.nodes);
+        if self.faults.contains(&FaultChoice::All) {
+            return Ok(Kind::ALL.into_iter().filter(|kind| kind.nodes_min() <= nodes).collect());
+        }
+        let kind = |choice: &FaultChoice| match choice {
+            FaultChoice::One(kind) if kind.nodes_min() > nodes => {
+                let least = kind.nodes_min();
+                Err(Error::Usage(format!("--faults {kind} takes at least {least} nodes: use --nodes {least} or more, or leave it out")))
+            }
+            FaultChoice::One(kind) => Ok(Some(*kind)),
+            FaultChoice::All => Ok(None),
+        };
+        self.faults.iter().filter_map(|choice| kind(choice).transpose()).collect()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -201,13 +238,13 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn fault(text: &str) -> Result<Kind, String> {
-    match text {
-        "kill" => Ok(Kind::Kill),
-        "pause" => Ok(Kind::Pause),
-        "partition" => Err("partitions cannot be made yet; use kill, pause, or kill,pause".to_owned()),
-        _ => Err("there are kill and pause; separate several with a comma".to_owned()),
+fn fault(text: &str) -> Result<FaultChoice, String> {
+    if text == "all" {
+        return Ok(FaultChoice::All);
     }
+    let found = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+    let names = || Kind::ALL.map(Kind::name).join(", ");
+    found.map(FaultChoice::One).ok_or_else(|| format!("there are {}, and all; separate several with a comma", names()))
 }
 
 #[cfg(test)]
@@ -224,5 +261,25 @@ mod tests {
     fn every_writer_has_a_key() {
         let arguments = Arguments::try_parse_from(["apexkv-chaos", "--writers", "8", "--keys", "3"]).expect("good flags");
         assert_eq!(arguments.attach.load.settings(vec!["localhost:1".to_owned()], 1).keys, 8);
+    }
+    fn kinds(arguments: &[&str]) -> Result<Vec<Kind>, Error> {
+        let words = ["apexkv-chaos", "run"].iter().chain(arguments);
+        match Arguments::try_parse_from(words).expect("good flags").command {
+            Some(Command::Run(run)) => run.kinds(),
+            other => panic!("{other:?} is not what was given"),
+        }
+    }
+
+    #[test]
+    fn faults_are_those_that_were_named_and_that_the_cluster_can_have() {
+        assert_eq!(kinds(&[]).expect("the default"), [Kind::Kill]);
+        assert_eq!(kinds(&["--faults", "one-way,kill"]).expect("good kinds"), [Kind::OneWay, Kind::Kill]);
+        assert_eq!(kinds(&["--faults", "all"]).expect("good kinds"), Kind::ALL);
+        assert_eq!(kinds(&["--faults", "all", "--nodes", "1"]).expect("good kinds"), [Kind::Kill, Kind::Pause]);
+        assert!(!kinds(&["--faults", "kill,all", "--nodes", "2"]).expect("good kinds").contains(&Kind::Bridge));
+        for (fault, nodes, least) in [("bridge", "2", "at least 3"), ("slow", "1", "at least 2")] {
+            let error = kinds(&["--faults", fault, "--nodes", nodes]).expect_err("too few nodes");
+            assert!(error.exit_code() == 2 && error.to_string().contains(least), "{error}");
+        }
     }
 }

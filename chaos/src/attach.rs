@@ -2,13 +2,14 @@
 //! prints the verdict and removes its keys.
 
 use crate::arguments::AttachArguments;
+use crate::conclude::{self, command_line};
 use crate::error::{EXIT_UNREACHABLE, Error};
-use crate::load::mixed;
-use crate::load::report::{self, Verdict};
+use crate::load::report::Verdict;
 use crate::load::session::{Evidence, Load, Settings};
 use crate::load::verify;
 use crate::screen::{Screen, grouped};
 use crate::stop::Stop;
+use crate::timeline::page::Heading;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,12 @@ const TICK: Duration = Duration::from_millis(200);
 /// The longest wait for the first acknowledged write.
 const FIRST_WRITE_MAX: Duration = Duration::from_secs(10);
 
-/// Runs the command; the number is the exit code.
-pub(crate) fn attach(arguments: &AttachArguments) -> Result<u8, Error> {
+/// Runs the command; the number is the exit code. `seed` decides the order of the operations.
+pub(crate) fn attach(arguments: &AttachArguments, seed: u64) -> Result<u8, Error> {
+    conclude::check_files(&arguments.load)?;
     let stop = Stop::install()?;
     let screen = Arc::new(Screen::new(Arc::clone(&stop), arguments.load.verbose).with_progress());
-    let settings = arguments.load.settings(arguments.endpoints.endpoints.clone(), rand::random());
+    let settings = arguments.load.settings(arguments.endpoints.endpoints.clone(), seed);
     let until = arguments.duration.map_or("until Ctrl-C".to_owned(), |time| format!("for {}", humantime::format_duration(time)));
     screen.line(format_args!("Writing {}-user_0..{} {until}", settings.prefix, grouped(settings.keys - 1)));
     let mut load = Load::start(settings.clone(), &screen)?;
@@ -34,15 +36,20 @@ pub(crate) fn attach(arguments: &AttachArguments) -> Result<u8, Error> {
         screen.line(format_args!("No write was acknowledged: {refusal}; {remedy}"));
         return Ok(EXIT_UNREACHABLE);
     }
-    let read_back = verify::read_back(&mut evidence, &settings, patience);
-    let verdict = report::print(&screen, &settings, &evidence, &read_back);
-    let written = arguments.load.history.as_ref().map_or(Ok(()), |path| mixed::write_history(&evidence.history, path));
+    let heading = heading(arguments, evidence.ended - evidence.started);
+    let verdict = conclude::conclude(&screen, &arguments.load, &settings, &mut evidence, Vec::new(), &heading);
     if arguments.keep {
         screen.line(format_args!("The keys {}-* stay", settings.prefix));
-    } else if verdict != Verdict::NothingWritten {
+    } else if !matches!(verdict, Ok(Verdict::NothingWritten)) {
         remove_keys(&evidence, &settings, &screen, patience);
     }
-    written.map(|()| verdict.exit_code())
+    verdict.map(Verdict::exit_code)
+}
+
+fn heading(arguments: &AttachArguments, time: Duration) -> Heading {
+    let facts = vec![conclude::now(), arguments.endpoints.endpoints.join(", "), conclude::clients(&arguments.load)];
+    let time = Duration::from_secs(time.as_secs().max(1));
+    Heading { subject: format!("ApexKV under load for {}", humantime::format_duration(time)), facts, command: command_line(None) }
 }
 
 /// Lets the writers write. Returns false if none of their first writes was acknowledged in time.

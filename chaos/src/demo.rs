@@ -56,10 +56,11 @@ fn show(scratch: &mut Scratch, stop: &Stop, screen: &Arc<Screen>, started: Insta
     let mut evidence = load.finish();
     scratch.wait_ready(stop)?;
     let read_back = verify::read_back(&mut evidence, &settings, PATIENCE);
-    let verdict = report::print(screen, &settings, &evidence, &read_back);
+    let report = report::compose(&settings, &evidence, &read_back);
+    report::print(screen, &report);
     scratch.shut_down()?;
     screen.line(format_args!("Done in {}; nothing is left behind", short_time(started.elapsed())));
-    Ok(verdict.exit_code())
+    Ok(report.verdict.exit_code())
 }
 
 fn settings(endpoints: Vec<String>) -> Settings {
@@ -67,6 +68,7 @@ fn settings(endpoints: Vec<String>) -> Settings {
         writers: 4,
         mixed: None,
         history: None,
+        report: None,
         keys: 1_000,
         rate: None,
         attempt_timeout: Duration::from_millis(500),

@@ -65,6 +65,17 @@ impl Builder {
     }
 
     /// Called after each attempt that failed, before the next one: for progress messages. It must not block.
+    ///
+    /// ```
+    /// # let node = apexkv_client::testing::MemoryNode::start()?;
+    /// # let (dead, alive) = ("127.0.0.1:1", node.endpoint());
+    /// use apexkv_client::Client;
+    ///
+    /// let builder = Client::builder().endpoints([dead, alive.as_str()]);
+    /// let mut client = builder.observer(|attempt| eprintln!("{}: {}", attempt.endpoint, attempt.failure)).build()?;
+    /// assert_eq!(client.get(b"nothing")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn observer(mut self, observer: impl Fn(&FailedAttempt) + Send + Sync + 'static) -> Builder {
         self.observer = Some(Arc::new(observer));
         self
@@ -147,6 +158,20 @@ impl Client {
     }
 
     /// All keys that start with `prefix`, page by page as the iteration goes on; each page has the whole time limit.
+    ///
+    /// ```
+    /// # let node = apexkv_client::testing::MemoryNode::start()?;
+    /// # let mut client = apexkv_client::Client::builder().endpoints([node.endpoint()]).build()?;
+    /// use apexkv_client::ScanOptions;
+    ///
+    /// for name in ["user/ada", "user/grace", "visits"] {
+    ///     client.set(name.as_bytes(), b"1")?;
+    /// }
+    /// let pairs = client.scan(b"user/", ScanOptions::default()).collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(pairs.len(), 2);
+    /// assert_eq!(pairs[0].key, b"user/ada");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn scan(&mut self, prefix: &[u8], options: ScanOptions) -> Scan<'_> {
         Scan::new(self, prefix, options)
     }

@@ -18,33 +18,40 @@
 //!
 //! # Example
 //!
+//! A counter that several programs may raise at the same time. The examples of these pages run against
+//! [a node in memory](testing::MemoryNode); an application names the client addresses of its cluster.
+//!
 //! ```
-//! # use std::io::{Read, Write};
-//! # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-//! # let node = listener.local_addr()?.to_string();
-//! # std::thread::spawn(move || {
-//! #     let (mut socket, _) = listener.accept().expect("the example connects");
-//! #     let mut frame = [0; 9 + 4 + 5];
-//! #     socket.read_exact(&mut frame).expect("a SET");
-//! #     socket.write_all(b"\x00\x08\x00\x00\x00\x2a\x00\x00\x00\x00\x00\x00\x00").expect("version 42");
-//! #     socket.read_exact(&mut frame[..13]).expect("a GET");
-//! #     socket.write_all(b"\x00\x05\x00\x00\x00hello").expect("its value");
-//! # });
-//! use apexkv_client::Client;
+//! # let node = apexkv_client::testing::MemoryNode::start()?;
+//! # let endpoints = [node.endpoint()];
+//! use apexkv_client::{Client, Error};
 //! use std::time::Duration;
 //!
-//! let mut client = Client::builder().endpoints([node]).timeout(Duration::from_secs(5)).build()?;
-//! let version = client.set(b"name", b"hello")?;
-//! assert_eq!(version, 42);
-//! assert_eq!(client.get(b"name")?.as_deref(), Some(&b"hello"[..]));
+//! fn raise(client: &mut Client) -> Result<u64, Error> {
+//!     loop {
+//!         let (version, text) = client.get_versioned(b"counter")?.unwrap_or((0, b"0".to_vec()));
+//!         let next = String::from_utf8_lossy(&text).parse().unwrap_or(0) + 1;
+//!         match client.compare_and_set(b"counter", version, next.to_string().as_bytes()) {
+//!             Ok(_) => return Ok(next),
+//!             // Somebody else was faster: look again.
+//!             Err(Error::Conflict { .. }) => {}
+//!             // Everything else, and above all `Unknown`, is for the caller to judge.
+//!             Err(error) => return Err(error),
+//!         }
+//!     }
+//! }
+//!
+//! let mut client = Client::builder().endpoints(endpoints).timeout(Duration::from_secs(5)).build()?;
+//! assert_eq!(raise(&mut client)?, 1);
+//! assert_eq!(raise(&mut client)?, 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Rooms
 //!
 //! [`protocol`] is the bytes and nothing else; [`Connection`] carries them over one socket; [`Pipeline`] sends many requests before it
-//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. The library starts no threads and
-//! keeps no global state: a `Client` belongs to one thread at a time, and a program that wants several makes several.
+//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`testing`] is a node in memory for
+//! the tests of applications. The library (but for [`testing`]) starts no threads and keeps no global state: a `Client` belongs to one thread at a time, and a program that wants several makes several.
 
 mod attempt;
 mod client;
@@ -55,10 +62,13 @@ mod pipeline;
 pub mod protocol;
 mod route;
 mod scan;
+pub mod testing;
 
 pub use client::{Builder, Client};
 pub use connection::{Connection, MAX_RESPONSE_PAYLOAD, Response, SendError};
 pub use endpoint::check_endpoint;
 pub use error::{Error, FailedAttempt, Failure};
 pub use pipeline::Pipeline;
+#[doc(hidden)]
+pub use scan::decode_page;
 pub use scan::{Pair, Scan, ScanOptions, ScanPage};

@@ -8,12 +8,14 @@ use std::time::Instant;
 
 /// Requests gathered in a buffer, sent in one go, and answered in their order.
 ///
-/// ```no_run
+/// ```
+/// # let node = apexkv_client::testing::MemoryNode::start()?;
+/// # let leader = node.endpoint();
 /// use apexkv_client::{Connection, Pipeline, protocol::{Command, Status}};
 /// use std::time::{Duration, Instant};
 ///
 /// let deadline = Instant::now() + Duration::from_secs(5);
-/// let mut pipeline = Pipeline::new(Connection::open("localhost:9001", Duration::from_millis(250), deadline)?);
+/// let mut pipeline = Pipeline::new(Connection::open(&leader, Duration::from_millis(250), deadline)?);
 /// for number in 0..100 {
 ///     pipeline.push(Command::Set, format!("key_{number}").as_bytes(), &[b"value"]);
 /// }

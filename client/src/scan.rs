@@ -74,7 +74,8 @@ impl Iterator for Scan<'_> {
 
 /// Reads a page as the wire has it. Refuses keys that do not start with `prefix` or do not strictly grow from `after` on, and a page
 /// that promises more and holds nothing: each of them would make a caller loop.
-pub(crate) fn decode_page(payload: &[u8], prefix: &[u8], after: &[u8]) -> Result<ScanPage, String> {
+#[doc(hidden)]
+pub fn decode_page(payload: &[u8], prefix: &[u8], after: &[u8]) -> Result<ScanPage, String> {
     let (more, mut rest) = match payload.split_first() {
         Some((0, rest)) => (false, rest),
         Some((1, rest)) => (true, rest),

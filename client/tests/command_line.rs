@@ -3,6 +3,7 @@
 mod fake;
 
 use apexkv_client::protocol::Status;
+use apexkv_client::testing::MemoryNode;
 use fake::{Act, Node, dead_endpoint, response, version};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -273,4 +274,81 @@ fn an_interrupt_is_exit_130() {
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is part of every system");
     assert!(killed.success());
     assert_eq!(child.wait().expect("the child ends").code(), Some(130));
+}
+
+/// What a shell prints and ends with when it is given these lines.
+fn shell(endpoints: &str, flags: &[&str], lines: &str) -> (i32, String, String) {
+    let mut shell = command(endpoints);
+    shell.args(flags).arg("shell").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut shell = shell.spawn().expect("the binary starts");
+    shell.stdin.take().expect("piped").write_all(lines.as_bytes()).expect("the shell reads");
+    let output = shell.wait_with_output().expect("it ends when its input does");
+    (code(&output), String::from_utf8(output.stdout).expect("text"), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[test]
+fn a_shell_carries_out_its_lines_over_one_connection() {
+    let node = MemoryNode::start().expect("a free port");
+    let lines = "set 'a b' \"hello world\"\n\n# a comment\n  get 'a b'\nscan --keys-only\ndel 'a b'\n";
+    let (code, printed, complaints) = shell(&node.endpoint(), &[], lines);
+    assert_eq!((code, printed.as_str(), complaints.as_str()), (0, "1\nhello world\na b\t1\n2\n", ""));
+}
+
+#[test]
+fn a_shell_goes_on_after_a_failure_and_ends_with_its_code() {
+    let node = MemoryNode::start().expect("a free port");
+    let (code, printed, complaints) = shell(&node.endpoint(), &[], "get nothing\nset k v\nexit\nset k w\n");
+    assert_eq!((code, printed.as_str()), (3, "1\n"), "{complaints}");
+    assert!(complaints.contains("key not found: nothing"), "{complaints}");
+    for (line, reason) in
+        [("sett k v", "'set'"), ("set k", "<VALUE>"), ("set k 'v", "quote"), ("set k -", "standard input"), ("shell", "already")]
+    {
+        let (code, printed, complaints) = shell(&node.endpoint(), &[], &format!("{line}\n"));
+        assert_eq!((code, printed.as_str()), (2, ""), "{line}: {complaints}");
+        assert!(complaints.contains(reason), "{line}: {complaints}");
+    }
+    let (code, printed, _) = shell(&node.endpoint(), &["-o", "json"], "getv k\nget nothing\n");
+    let objects: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!((code, &objects[0]["value"], &objects[1]["status"]), (3, &json!("v"), &json!("NOT_FOUND")));
+}
+
+#[test]
+fn help_in_the_shell_names_the_commands() {
+    let (code, printed, complaints) = shell(&dead_endpoint(), &[], "help\nhelp scan\n");
+    assert_eq!(code, 0, "{complaints}");
+    for word in ["cas ", "status ", "exit ", "quit", "--keys-only"] {
+        assert!(printed.contains(word), "{word} in {printed}");
+    }
+}
+
+#[test]
+fn waiting_for_a_leader_ends_when_one_serves_or_the_time_is_over() {
+    let node = MemoryNode::start().expect("a free port");
+    let output = run(&node.endpoint(), &["status", "--wait-leader", "10s"]);
+    assert!(code(&output) == 0 && String::from_utf8_lossy(&output.stdout).contains("leader"), "{output:?}");
+    let leaderless = Node::start(|frame, _| match frame[0] {
+        8 => Act::Send(response(Status::Ok, b"{}")),
+        _ => Act::Send(response(Status::NotLeader, b"")),
+    });
+    let output = run(&leaderless.endpoint, &["status", "--wait-leader", "300ms"]);
+    assert_eq!((code(&output), output.stdout.len()), (4, 0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not the leader, knows of none"), "{output:?}");
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let node = MemoryNode::start().expect("a free port");
+    for (variable, coloured) in [("CLICOLOR_FORCE", true), ("NO_COLOR", false), ("TERM", false)] {
+        let output = command(&node.endpoint()).arg("status").env(variable, "1").output().expect("the binary starts");
+        assert_eq!(output.stdout.contains(&0x1b), coloured, "{variable}: {output:?}");
+    }
+}
+
+#[test]
+fn completion_scripts_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&dead_endpoint(), &["completions", shell]);
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(code(&output) == 0 && script.contains("apexkv-client") && script.contains("keys-only"), "{shell}: {script}");
+    }
 }

@@ -11,6 +11,7 @@
 //!      …    … records
 //! ```
 
+use crate::bugbank::planted;
 use std::io::Read;
 
 use crate::error::{Error, Result};
@@ -78,7 +79,9 @@ fn read_with(stream: &mut impl Read, records_max: usize) -> Result<Option<Frame>
     }
     let word = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]);
     let (head_length, records_length) = (word(0) as usize, word(4) as usize);
-    check_lengths(head_length, records_length, records_max)?;
+    if !planted(77) {
+        check_lengths(head_length, records_length, records_max)?;
+    }
     let mut head = vec![0; head_length];
     fill(stream, &mut head)?;
     let (expected, found) = (frame_crc(&prefix[..8], &head), word(8));
@@ -135,4 +138,21 @@ fn read_records(stream: &mut impl Read, length: usize) -> Result<Vec<u8>> {
         return Err(Error::Protocol(format!("the stream ended {} bytes into {length} bytes of records", records.len())));
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_beyond_the_limits_are_refused_before_anything_behind_them_is_read() {
+        for (head, records) in [(0, 0), (HEAD_MAX + 1, 0), (u32::MAX as usize, 0), (1, RECORDS_MAX + 1), (1, u32::MAX as usize)] {
+            let mut bytes = [(head as u32).to_le_bytes(), (records as u32).to_le_bytes(), [0; 4]].concat();
+            bytes.extend_from_slice(&[0; 100]);
+            let mut stream = &bytes[..];
+            let error = read(&mut stream).expect_err("the lengths are beyond the limits");
+            assert!(matches!(&error, Error::Protocol(text) if text.contains("may have")), "{head} and {records}: {error}");
+            assert_eq!(stream.len(), 100, "{head} and {records}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Seeking leadership: timeouts, pre-votes, votes. A vote counts only once it is durable, the own one too.
 
+use crate::bugbank::planted;
 use std::collections::BTreeSet;
 
-use super::bugbank::planted;
 use super::message::{Envelope, HardState, Message, NodeId};
 use super::node::{Node, Role};
 use super::quorum;

@@ -1,10 +1,10 @@
 //! The follower's rules: appends, heartbeats, votes and pre-votes of others, acknowledgements. Also what every role does when
 //! asked for a vote. Decides only from the outline and the message; records are the host's.
 
-use super::bugbank::planted;
 use super::message::{Entries, EntryId, Message, NodeId};
 use super::node::{Node, Role};
 use super::ready::Take;
+use crate::bugbank::planted;
 
 /// After granting a pre-vote a node holds its own back for at least this many ticks, so that two do not split the votes.
 const YIELD_TICKS: u32 = 20;
@@ -29,7 +29,7 @@ impl Node {
     /// Would this node vote for the sender? Changes nothing that lasts.
     pub(super) fn on_pre_vote(&mut self, from: NodeId, _term: u64, proposed_term: u64, last: EntryId) {
         let current = self.is_current(last);
-        let granted = proposed_term > self.state.term && current && !self.hears_leader();
+        let granted = proposed_term > self.state.term && current && (planted(12) || !self.hears_leader());
         if granted {
             self.yield_to(from, last);
         }
@@ -54,7 +54,7 @@ impl Node {
 
     /// `RequestVote` (paper, sections 5.2 and 5.4.1). A node that hears a live leader refuses and keeps its term (thesis, 4.2.3).
     pub(super) fn on_vote(&mut self, from: NodeId, term: u64, last: EntryId, transfer: bool) {
-        if term < self.state.term || (self.hears_leader() && !transfer) {
+        if term < self.state.term || (self.hears_leader() && !transfer && !planted(13)) {
             self.send(from, Message::VoteReply { granted: false });
             return;
         }
@@ -107,15 +107,16 @@ impl Node {
         }
         let end = prev.index + entries.count();
         let matching = if planted(6) { prev.index } else { self.matching_up_to(prev.index, entries) };
-        if matching < self.commit.min(end) || self.outline.term_of(prev.index).is_some_and(|term| term != prev.term) {
+        if matching < self.commit.min(end) && !planted(9) || self.outline.term_of(prev.index).is_some_and(|term| term != prev.term) {
             // No leader's log differs from committed entries: whatever sent this gets no acknowledgement.
             return None;
         }
-        let take = (matching < end && room).then(|| self.take_from(matching + 1, prev.index, entries));
+        let cut = planted(7) && matching == end && end >= self.commit && end < self.outline.last().index;
+        let take = (cut || matching < end && room).then(|| self.take_from(matching + 1, prev.index, entries));
         self.verified = self.verified.max(if take.is_some() { end } else { matching });
-        self.commit_up_to(commit);
+        self.commit_up_to(commit, if planted(8) { self.outline.last().index } else { self.verified });
         // What is durable already, or cannot be taken for lack of room, is answered now; the rest after its sync.
-        if self.verified <= self.durable || (matching < end && !room) {
+        if self.verified <= self.durable || (matching < end && !room) || planted(41) {
             self.acknowledge();
         }
         take
@@ -126,7 +127,8 @@ impl Node {
         let mut index = prev_index;
         for run in &entries.runs {
             for _ in 0..run.count {
-                let held = index >= self.outline.base().index;
+                // The last entry that went into files is still known; it shows whether the ones before it were these.
+                let held = index + 1 >= self.outline.base().index || planted(9);
                 if held && self.outline.term_of(index + 1) != Some(run.term) {
                     return index;
                 }
@@ -149,7 +151,7 @@ impl Node {
     pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: u64, round: u64) {
         self.hear_leader(from);
         self.heard_round = self.heard_round.max(round);
-        self.commit_up_to(commit);
+        self.commit_up_to(commit, if planted(94) { self.outline.last().index } else { self.verified });
         self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.able });
         // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
         if commit < self.durable.min(self.verified) {
@@ -159,8 +161,8 @@ impl Node {
 
     /// Never commits beyond what was verified against this leader in this term: a heartbeat may overtake the appends that would
     /// have replaced a stale suffix.
-    fn commit_up_to(&mut self, commit: u64) {
-        self.commit = self.commit.max(commit.min(self.verified));
+    fn commit_up_to(&mut self, commit: u64, verified: u64) {
+        self.commit = self.commit.max(commit.min(verified));
     }
 
     /// Files up to `last` are on their way; says at once when they are not needed.
@@ -177,7 +179,7 @@ impl Node {
         if let Some(leader) = self.leader
             && leader != self.id
         {
-            let matched = self.durable.min(self.verified);
+            let matched = if planted(41) { self.verified } else { self.durable.min(self.verified) };
             self.send(leader, Message::Appended { matched, round: self.heard_round });
         }
     }

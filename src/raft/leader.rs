@@ -1,8 +1,8 @@
 //! The leader's rules: feeding followers, counting acknowledgements, confirming read rounds, stepping down, handing over.
 
+use crate::bugbank::planted;
 use std::collections::BTreeMap;
 
-use super::bugbank::planted;
 use super::message::{Config, EntryId, Message, NodeId};
 use super::node::{Node, Role};
 use super::progress::{Mode, Progress};
@@ -92,10 +92,17 @@ impl Node {
     /// Admits a read: what must be confirmed and applied before it may be served (thesis, section 6.4). `None` when this node does
     /// not lead.
     pub fn read(&mut self) -> Option<ReadTicket> {
-        let commit = self.commit;
+        let (commit, confirmed) = (self.commit, self.confirmed_round);
         let leadership = self.leadership_mut()?;
         leadership.reads_waiting = true;
-        Some(ReadTicket { round: leadership.round + 1, index: if planted(28) { commit } else { commit.max(leadership.noop) } })
+        let index = if planted(28) { commit } else { commit.max(leadership.noop) };
+        let round = match () {
+            () if planted(27) => 0,
+            // The round under way, if there is one: its messages may have left before the read arrived.
+            () if planted(29) => leadership.round.max(confirmed + 1),
+            () => leadership.round + 1,
+        };
+        Some(ReadTicket { round, index })
     }
 
     /// Begins to hand leadership to `to`, or to the follower that is furthest and able. False when there is none.
@@ -133,7 +140,8 @@ impl Node {
         let (last, commit) = (self.outline.last().index, self.commit);
         let Some(leadership) = self.leadership_mut() else { return };
         let Some(transfer) = leadership.transfer else { return };
-        let complete = commit >= leadership.noop && leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last);
+        let complete = commit >= leadership.noop
+            && leadership.progress.get(&transfer.to).is_some_and(|progress| progress.matched == last || planted(24));
         if !transfer.ordered && (complete || transfer.forced) {
             leadership.transfer = Some(Transfer { ordered: true, ..transfer });
             self.send(transfer.to, Message::TimeoutNow);
@@ -156,7 +164,7 @@ impl Node {
         if leadership.heartbeat == 0 {
             self.broadcast_heartbeat();
         }
-        if self.hears_majority(true) {
+        if self.hears_majority(true) || planted(14) {
             self.hand_over_if_useless();
         } else {
             self.step_down();
@@ -182,7 +190,7 @@ impl Node {
     fn hand_over_if_useless(&mut self) {
         let (stalled, limit) = (self.stalled, self.settings.stall_ticks);
         let Some(leadership) = self.leadership() else { return };
-        let useless = stalled || leadership.uncommitted_ticks >= limit;
+        let useless = (stalled || leadership.uncommitted_ticks >= limit) && !planted(109);
         if !useless {
             if let Some(leadership) = self.leadership_mut() {
                 leadership.handovers = 0;
@@ -208,7 +216,11 @@ impl Node {
         let Some(leadership) = self.leadership_mut() else { return };
         leadership.heartbeat = heartbeat;
         let round = leadership.round;
-        let beats: Vec<(NodeId, u64)> = leadership.progress.iter().map(|(peer, progress)| (*peer, commit.min(progress.matched))).collect();
+        let beats: Vec<(NodeId, u64)> = leadership
+            .progress
+            .iter()
+            .map(|(peer, progress)| (*peer, if planted(94) { commit } else { commit.min(progress.matched) }))
+            .collect();
         for (peer, commit) in beats {
             self.send(peer, Message::Heartbeat { commit, round });
         }
@@ -240,7 +252,9 @@ impl Node {
             return false;
         }
         let (next, mode) = (progress.next, progress.mode);
-        let Some(term) = self.outline.term_of(next - 1) else {
+        let known = self.outline.term_of(next - 1);
+        assert!(known.is_some() || !planted(10), "the term of {} is not known", next - 1);
+        let Some(term) = known else {
             self.snapshots.push(peer);
             if let Some(progress) = self.progress_mut(peer) {
                 progress.snapshot();

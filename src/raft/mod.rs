@@ -41,7 +41,6 @@
 //! back through [`Node::synced`] and [`Node::hard_state_stored`]. What [`Node::step`] returns ([`Take`]) and what [`Node::take_noop`]
 //! gives must be staged before the next call.
 
-mod bugbank;
 mod candidate;
 mod chance;
 mod follower;

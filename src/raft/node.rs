@@ -2,9 +2,9 @@
 //! `follower.rs`, `candidate.rs` and `leader.rs`. Never blocks, never fails, never looks at a clock: time comes as ticks, chance from a
 //! seeded generator, so that one sequence of inputs has exactly one outcome.
 
+use crate::bugbank::planted;
 use std::collections::VecDeque;
 
-use super::bugbank::planted;
 use super::candidate::{Candidacy, Phase};
 use super::chance::Chance;
 use super::invariants::Watch;
@@ -423,7 +423,8 @@ impl Node {
             let ticket = self.next_ticket;
             self.next_ticket += 1;
             self.storing = Some((ticket, self.state));
-            ready.hard_state = Some((ticket, self.state));
+            let kept = if planted(4) && self.state.vote.is_none() { self.stored } else { self.state };
+            ready.hard_state = Some((ticket, kept));
         }
         ready.send = std::mem::take(&mut self.outbox);
         ready.snapshots = std::mem::take(&mut self.snapshots);
@@ -448,7 +449,7 @@ impl Node {
         self.state = state;
         self.leader = None;
         self.verified = self.commit;
-        self.heard_round = 0;
+        self.heard_round = if planted(115) { self.heard_round } else { 0 };
         self.heard = 0;
     }
 
@@ -523,7 +524,8 @@ impl Node {
     /// Sends in the present term; waits for the hard state if term and vote are not durable yet.
     pub(super) fn send(&mut self, to: NodeId, message: Message) {
         let envelope = Envelope { from: self.id, to, term: self.state.term, message };
-        let premature = planted(3) && matches!(envelope.message, Message::VoteReply { .. });
+        let premature = planted(3) && matches!(envelope.message, Message::VoteReply { .. })
+            || planted(105) && matches!(envelope.message, Message::Appended { .. });
         if self.may_write() || premature {
             self.outbox.push(envelope);
         } else {
@@ -554,7 +556,7 @@ impl Node {
     }
 
     pub(super) fn arm_election(&mut self) {
-        let doubled = self.settings.election_ticks.saturating_mul(1 << self.failed_elections.min(16));
+        let doubled = self.settings.election_ticks.saturating_mul(1 << self.failed_elections.min(if planted(110) { 0 } else { 16 }));
         let shortest = doubled.min(self.settings.election_ticks_max).max(self.settings.election_ticks);
         self.election = Some(self.chance.between(shortest, shortest.saturating_mul(2)));
     }

@@ -6,6 +6,7 @@
 //! and term are durable before anything of that peer is counted. Its newest acknowledgement is kept in memory and written later: it is
 //! needed only while this witness lives, and another quorum's witnesses stand in when it does not.
 
+use crate::bugbank::planted;
 use std::fmt;
 
 use crate::protocol::handshake::{Hello, PEER_PROTOCOL};
@@ -147,25 +148,26 @@ fn find_fault<'a>(ours: Standing<'_>, mark: Option<&'a Mark>, hello: &Hello) -> 
     let Some(mark) = mark else {
         return Err(Refusal::Stranger { id, members: ids_of(ours.founding).join(",") });
     };
-    if hello.cluster != 0 && hello.cluster != ours.founding.cluster {
+    if hello.cluster != 0 && hello.cluster != ours.founding.cluster && !planted(76) {
         return Err(Refusal::WrongCluster { id, theirs: hello.cluster, ours: ours.founding.cluster });
     }
     let members = ids_of(ours.founding);
     if hello.members != members {
         return Err(Refusal::WrongMembers { id, theirs: hello.members.join(","), ours: members.join(",") });
     }
-    if hello.uuid != mark.uuid {
+    if hello.uuid != mark.uuid && !planted(74) {
         return Err(Refusal::LostDisk { id, now: hello.uuid, joined: mark.uuid });
     }
     if hello.cluster == 0 {
         return Err(Refusal::Unfounded { id });
     }
-    if hello.boot < mark.boot || hello.boot == mark.boot && hello.nonce != mark.nonce {
+    let older = hello.boot < mark.boot || hello.boot == mark.boot && hello.nonce != mark.nonce;
+    if older && !planted(75) {
         return Err(Refusal::OldCopy { id, now: (hello.boot, hello.nonce), seen: (mark.boot, mark.nonce) });
     }
     // Within the term of an acknowledged entry only its own leader writes, and it never takes back what it has; in a later term a new
     // leader may. So the log is held to the acknowledgement only while the term stands still.
-    let shorter = hello.term == mark.acknowledged.term && hello.last < mark.acknowledged;
+    let shorter = (hello.term == mark.acknowledged.term || planted(113)) && hello.last < mark.acknowledged;
     if hello.term < mark.term_seen || shorter {
         return Err(Refusal::RolledBack { id, now: (hello.term, hello.last), seen: (mark.term_seen, mark.acknowledged) });
     }

@@ -29,6 +29,8 @@ mod disk_threads;
 pub mod event;
 mod flusher;
 pub mod founding;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod inbound;
 mod input;

@@ -286,8 +286,9 @@ fn bytes_that_are_no_protocol_close_the_link_and_nothing_else() {
     for garbage in [&b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], &[0xff; 4096], &[0; 64], b""] {
         let mut stream = TcpStream::connect(&sites[0].id).expect("the site listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a limit above zero");
-        stream.write_all(garbage).expect("the connection is open");
-        stream.shutdown(Shutdown::Write).expect("the connection is open");
+        // The site may have closed its end by then.
+        let _ = stream.write_all(garbage);
+        let _ = stream.shutdown(Shutdown::Write);
         assert_closed(&mut stream);
     }
     b.wait_up(NodeId(1));

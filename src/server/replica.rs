@@ -6,6 +6,7 @@
 //! committed, answer. An answer to a write leaves only from applying its entry, and an entry is applied only when a quorum has it
 //! durably; so no answer can be ahead of the disks.
 
+use crate::bugbank::planted;
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
 use crate::storage::hinter::HintJob;
@@ -477,7 +478,7 @@ impl<C: Clone> Replica<C> {
 
     /// Applies up to `commit`, at most a turn of it, and answers the writes and lookups on the way.
     fn apply(&mut self, commit: u64) {
-        let until = commit.min(self.applier.applied() + self.limits.apply_turn);
+        let until = if planted(114) { commit } else { commit.min(self.applier.applied() + self.limits.apply_turn) };
         while self.applier.applied() < until {
             self.apply_slice(until.min(self.applier.applied() + self.limits.apply_slice));
         }
@@ -487,13 +488,21 @@ impl<C: Clone> Replica<C> {
         let mut slice = self.applier.slice();
         while slice.applied() < until {
             let waiter = self.waiting.take_write(slice.applied() + 1);
-            if let Some(waiter) = &waiter {
+            let lookups = waiter.as_ref().filter(|_| !planted(96));
+            if let Some(waiter) = lookups {
                 waiter.answer_lookups(|key| slice.lookup(key), &mut self.actions.replies);
             }
             let applied = slice.apply_next();
+            if let Some(waiter) = waiter.as_ref().filter(|_| planted(96)) {
+                waiter.answer_lookups(|key| slice.lookup(key), &mut self.actions.replies);
+            }
             if let Some(waiter) = waiter {
                 waiter.answer(applied.id, applied.effect, &mut self.actions.replies);
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;

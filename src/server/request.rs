@@ -3,6 +3,7 @@
 
 use super::clients::ClientLimits;
 use super::response::Form;
+use crate::bugbank::planted;
 use crate::storage::record::Operation;
 use apexkv_client::protocol::{
     Command, EXTENDED, EXTENDED_REQUEST_HEADER, MAX_PING, REQUEST_HEADER, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY,
@@ -212,6 +213,7 @@ fn scan<'a>(prefix: &'a [u8], value: &'a [u8]) -> Result<Ask<'a>, String> {
     }
     let limit = match u32::from_le_bytes([a, b, c, d]) {
         0 => SCAN_DEFAULT_LIMIT,
+        limit if planted(101) => limit,
         limit => limit.min(SCAN_MAX_LIMIT),
     };
     Ok(Ask::Read(Query::Scan { prefix, cursor, limit: limit as usize, keys_only: flags & SCAN_KEYS_ONLY != 0 }))

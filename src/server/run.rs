@@ -222,6 +222,10 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     Ok(())
 }
 
+/// A follower that had no room for an append gets it again after this time at the latest, long before the leader takes itself for unable
+/// to commit.
+const RESEND_TICKS_MAX: u32 = 600;
+
 /// A tick is a millisecond.
 fn settings(config: &Config) -> Settings {
     let ticks = |duration: std::time::Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
@@ -230,7 +234,7 @@ fn settings(config: &Config) -> Settings {
         heartbeat_ticks: ticks(config.heartbeat_interval),
         suspicion_ticks: 8,
         election_ticks_max: ticks(config.election_timeout).max(5_000),
-        resend_ticks: ticks(config.election_timeout) * 4,
+        resend_ticks: ticks(config.election_timeout).saturating_mul(4).min(RESEND_TICKS_MAX.max(ticks(config.heartbeat_interval) * 12)),
         stall_ticks: ticks(config.disk_stall_handover),
         ban_ticks: 10_000,
         append_bytes: 1 << 20,

@@ -5,6 +5,7 @@ use super::keydir::Value;
 use super::location::Location;
 use super::record::{self, Kind, Operation, Record};
 use super::store::{Located, State, Store};
+use crate::bugbank::planted;
 use crate::raft::EntryId;
 use parking_lot::RwLockWriteGuard;
 use std::collections::VecDeque;
@@ -115,11 +116,22 @@ impl Applier {
                     Operation::Delete { .. } => Action::Delete,
                     Operation::CompareAndSet { expected, value, .. } => Action::CompareAndSet { expected, value_bytes: value.len() as u32 },
                 };
+                let action = if planted(39) { self.decided_early(operation.key(), action) } else { action };
                 self.operations.push_back(PendingOperation { key: operation.key().into(), action });
                 operations += 1;
             }
         }
         self.pending.push_back(Pending { id, location: Location::default(), operations });
+    }
+
+    /// A condition decided against what is applied here by chance, not what stands before the entry.
+    fn decided_early(&self, key: &[u8], action: Action) -> Action {
+        match action {
+            Action::CompareAndSet { expected, value_bytes } if self.store.lookup(key).map_or(0, |found| found.version) == expected => {
+                Action::Set { value_bytes }
+            }
+            other => other,
+        }
     }
 
     /// The places of the newest entries staged, one each.
@@ -134,7 +146,8 @@ impl Applier {
     pub fn truncate(&mut self, from: u64) {
         assert!(from > self.applied, "entries from {from} on are dropped, but {} is applied", self.applied);
         while let Some(dropped) = self.pending.pop_back_if(|pending| pending.id.index >= from) {
-            self.operations.truncate(self.operations.len() - dropped.operations);
+            let dropped = if planted(51) { 0 } else { dropped.operations };
+            self.operations.truncate(self.operations.len() - dropped);
         }
     }
 

@@ -1,6 +1,10 @@
 //! Reading little-endian fields out of bytes that may be anything: every step is checked, nothing panics, nothing is reserved.
 //! Used by the files whose payloads are lists of fields; records and batch headers have fixed offsets and do without.
 
+/// The largest number that counts something (terms, indexes, boots, generations): no node reaches it, so whatever a file says, whoever
+/// adds to a number that was accepted cannot overflow.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
 /// A position in bytes that are read from front to back. Each call answers `None` when the bytes end too early.
 pub(super) struct Fields<'a>(&'a [u8]);
 
@@ -34,6 +38,11 @@ impl<'a> Fields<'a> {
     /// Eight bytes.
     pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// Eight bytes that count something, at most [`NUMBER_MAX`].
+    pub(super) fn number(&mut self) -> Option<u64> {
+        self.u64().filter(|number| *number <= NUMBER_MAX)
     }
 
     /// Sixteen bytes.

@@ -9,6 +9,7 @@ use super::segment;
 use super::slots::SlotFile;
 use super::writer::{self, HARD_STATE_CAPACITY, HARD_STATE_NAME, decode_hard_state, encode_hard_state};
 use super::{Options, recovery};
+use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use crate::raft::HardState;
 use std::io;
@@ -122,11 +123,16 @@ impl Directory {
         }
         // An attempt that failed in this very process may have left some.
         self.sweep_half_founded(&list(&*self.disk)?)?;
+        if planted(108) {
+            SlotFile::create(&self.disk, CLUSTER, FOUNDING_CAPACITY, &founding.encode())?;
+        }
         let hard_state = encode_hard_state(&HardState::default());
         SlotFile::create(&self.disk, HARD_STATE_NAME, HARD_STATE_CAPACITY, &hard_state)?;
         SlotFile::create(&self.disk, manifest::NAME, manifest::CAPACITY, &Manifest::default().encode())?;
         let marks = SlotFile::create(&self.disk, MARKS, MARKS_CAPACITY, &[])?;
-        SlotFile::create(&self.disk, CLUSTER, FOUNDING_CAPACITY, &founding.encode())?;
+        if !planted(108) {
+            SlotFile::create(&self.disk, CLUSTER, FOUNDING_CAPACITY, &founding.encode())?;
+        }
         self.marks = Some((marks, Vec::new()));
         self.founding = Some(founding.clone());
         Ok(())

@@ -1,6 +1,8 @@
 //! The fill: what a segment holds where nothing has been written yet. It is computable at any offset from the segment's own seed,
 //! never looks like data, and differs between segments, so that "never written" can be told from "written and rotted".
 
+use crate::bugbank::planted;
+
 /// Batches begin and end between two units of this size. A unit that was written never equals the fill: nobody who sends values knows
 /// the seed, and padding differs from it. Disks write whole sectors, and a sector, or the part of one that belongs to a batch, consists
 /// of units; so a write that was interrupted leaves at least one of them as it was.
@@ -44,7 +46,17 @@ pub(super) fn is_fill(seed: u64, offset: u64, bytes: &[u8]) -> bool {
 /// Whether some unit of `bytes`, which stand at `offset` and begin and end between two units, is still the fill: the mark of a write
 /// that was interrupted.
 pub(super) fn holds_unwritten_unit(seed: u64, offset: u64, bytes: &[u8]) -> bool {
-    (offset..).step_by(UNIT).zip(bytes.chunks(UNIT)).any(|(at, unit)| is_fill(seed, at, unit))
+    let units = (offset..).step_by(UNIT).zip(bytes.chunks(UNIT));
+    if planted(45) {
+        return units.last().is_some_and(|(at, unit)| is_fill(seed, at, unit));
+    }
+    if planted(111) {
+        let skipped = (offset.next_multiple_of(512) - offset) as usize;
+        let mut sectors = bytes.get(skipped..).unwrap_or_default().chunks_exact(512).zip((offset.next_multiple_of(512)..).step_by(512));
+        return sectors.any(|(sector, at)| is_fill(seed, at, sector));
+    }
+    let mut units = units;
+    units.any(|(at, unit)| is_fill(seed, at, unit) || planted(47) && unit.iter().all(|byte| *byte == 0))
 }
 
 /// The padding that stands at `offset`: the complement of the fill, so that a written sector never looks unwritten however few bytes

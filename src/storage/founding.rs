@@ -99,7 +99,7 @@ pub(super) fn decode_identity(payload: &[u8], name: &str) -> Result<(Identity, S
         return Err(super::newer(name, version, VERSION));
     }
     let identity = (|| {
-        let identity = Identity { uuid: fields.u128()?, boot: fields.u64()?, nonce: fields.u64()? };
+        let identity = Identity { uuid: fields.u128()?, boot: fields.number()?, nonce: fields.u64()? };
         let id = fields.text()?;
         (version == VERSION && fields.is_empty()).then_some((identity, id))
     })();

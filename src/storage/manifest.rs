@@ -11,6 +11,9 @@ pub(super) const NAME: &str = "manifest";
 /// Most payload bytes; bounds the number of segments.
 pub(super) const CAPACITY: usize = 1 << 20;
 
+/// Highest number of a segment; no node comes near it.
+pub(super) const ID_MAX: u32 = 1 << 31;
+
 const VERSION: u32 = 2;
 const FRONT_BYTES: usize = 36;
 const ENTRY_BYTES: usize = 56;
@@ -106,6 +109,13 @@ impl Manifest {
         out
     }
 
+    /// Whether each segment has a number of its own that was given out, and there are numbers left.
+    fn is_numbered_well(&self) -> bool {
+        let mut ids: Vec<u32> = self.segments.iter().map(|listed| listed.id).collect();
+        ids.sort_unstable();
+        ids.is_sorted_by(|a, b| a < b) && ids.last().is_none_or(|newest| *newest <= self.last_id) && self.last_id <= ID_MAX
+    }
+
     /// Reads a payload back.
     pub(super) fn decode(payload: &[u8]) -> Result<Manifest> {
         let mut fields = Fields::new(payload);
@@ -118,11 +128,11 @@ impl Manifest {
 
     fn decode_fields(fields: &mut Fields<'_>, version: u32) -> Option<Manifest> {
         let count = fields.u32()?;
-        let base = EntryId { term: fields.u64()?, index: fields.u64()? };
-        let mut manifest = Manifest { base, applied: fields.u64()?, last_id: fields.u32()?, segments: Vec::new() };
+        let base = EntryId { term: fields.number()?, index: fields.number()? };
+        let mut manifest = Manifest { base, applied: fields.number()?, last_id: fields.u32()?, segments: Vec::new() };
         for _ in 0..count {
             let (id, state, node) = (fields.u32()?, fields.u32()?, fields.u128()?);
-            let (length, first, last, offset) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
+            let (length, first, last, offset) = (fields.u64()?, fields.number()?, fields.number()?, fields.u64()?);
             let state = match state {
                 0 => State::Open,
                 1 => State::Sealed { first, last, offset },
@@ -132,7 +142,7 @@ impl Manifest {
             };
             manifest.segments.push(Listed { id, node, length, state });
         }
-        fields.is_empty().then_some(manifest)
+        (fields.is_empty() && manifest.is_numbered_well()).then_some(manifest)
     }
 }
 

@@ -5,6 +5,7 @@ use super::batch;
 use super::disk::{Disk, DiskFile};
 use super::fill;
 use super::segment::{HEADER_BLOCK, LENGTH_MAX, Segment, SegmentHeader, file_name};
+use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use std::io;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ impl Preparer {
         self.next_id += 1;
         let path = format!("{}/{}", self.disk.path(), file_name(header.id));
         let free = self.disk.free_bytes().map_err(|error| self.failed(&path, length, error))?;
-        if free < length {
+        if free < length && !planted(112) {
             return Err(PrepareError::Full(format!("{path} needs {length} bytes, the file system has {free} left")));
         }
         let temporary = format!("{}.tmp", file_name(header.id));
@@ -62,10 +63,14 @@ impl Preparer {
         file.allocate(header.length)?;
         let (block, crc) = header.encode();
         file.write_at(&[&block], 0)?;
-        write_fill(&*file, header)?;
+        if !planted(50) {
+            write_fill(&*file, header)?;
+        }
         file.sync()?;
         self.disk.rename(temporary, &file_name(header.id))?;
-        self.disk.sync_directory()?;
+        if !planted(54) {
+            self.disk.sync_directory()?;
+        }
         Ok(Segment::new(file, *header, crc, HEADER_BLOCK))
     }
 
@@ -78,7 +83,7 @@ impl Preparer {
 }
 
 fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
-    let mut part = vec![0; PART];
+    let mut part = vec![0; PART.min((header.length - HEADER_BLOCK) as usize)];
     let mut at = HEADER_BLOCK;
     while at < header.length {
         let length = PART.min((header.length - at) as usize);
@@ -92,6 +97,9 @@ fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
 /// Whether an error says that something ran out, which time or a person can change.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
+    if planted(112) {
+        return false;
+    }
     let shortage = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         || error.raw_os_error().is_some_and(|code| shortage.iter().any(|errno| errno.raw_os_error() == code))

@@ -60,6 +60,14 @@ pub struct Operation {
     pub bytes: Vec<u8>,
 }
 
+/// An operation before it is known whether anybody keeps a record of it.
+struct Asked<'a> {
+    kind: OperationKind,
+    name: &'a str,
+    offset: u64,
+    bytes: &'a [u8],
+}
+
 /// What a fault does to the operation that it hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -361,12 +369,12 @@ impl State {
     }
 
     /// Counts and records an operation; `Err` from the outside if it cannot be tried, from the inside if it is to fail.
-    fn begin(&mut self, life: u64, operation: Operation) -> io::Result<Result<(), Errno>> {
+    fn begin(&mut self, life: u64, operation: &Asked<'_>) -> io::Result<Result<(), Errno>> {
         self.alive(life)?;
         self.operations += 1;
         let mut hit = None;
         for fault in &mut self.faults {
-            let fits = fault.kind.is_none_or(|kind| kind == operation.kind) && operation.name.contains(&fault.name);
+            let fits = fault.kind.is_none_or(|kind| kind == operation.kind) && operation.name.contains(&*fault.name);
             if fits && fault.nth > 0 {
                 fault.nth -= 1;
                 if fault.nth == 0 {
@@ -377,7 +385,8 @@ impl State {
         }
         self.faults.retain(|fault| fault.nth > 0);
         if let Some(record) = &mut self.record {
-            record.push(operation);
+            let Asked { kind, name, offset, bytes } = *operation;
+            record.push(Operation { kind, name: name.into(), offset, bytes: bytes.into() });
         }
         match hit {
             None => Ok(Ok(())),

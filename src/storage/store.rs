@@ -4,6 +4,7 @@
 use super::keydir::{Keydir, Value};
 use super::record::{self, Kind, Operation};
 use super::segment::Segment;
+use crate::bugbank::planted;
 use crate::error::Result;
 use parking_lot::{RwLock, RwLockWriteGuard};
 use std::collections::HashMap;
@@ -141,7 +142,8 @@ impl Store {
 
 /// The value that the record in `bytes` gave to `key`; why not, if these are other bytes.
 fn value_in<'a>(bytes: &'a [u8], version: u64, key: &[u8]) -> std::result::Result<&'a [u8], String> {
-    let (record, length) = record::parse(bytes).map_err(|bad| format!("version {version} should stand here, found {bad:?}"))?;
+    let parsed = if planted(61) { Ok(record::view(bytes)) } else { record::parse(bytes) };
+    let (record, length) = parsed.map_err(|bad| format!("version {version} should stand here, found {bad:?}"))?;
     if record.id.index != version || length != bytes.len() || record.kind != Kind::Command {
         return Err(format!("version {version} should stand here, found entry {} of {length} bytes", record.id));
     }

@@ -4,6 +4,7 @@
 use super::batch::{self, ALIGNMENT, BatchHeader, HEADER_BYTES};
 use super::fill;
 use super::segment::Segment;
+use crate::bugbank::planted;
 use crate::error::Result;
 
 /// Read at once while looking for a batch further on; headers that straddle two parts are seen because parts overlap.
@@ -25,6 +26,9 @@ pub(super) fn judge(segment: &Segment, at: u64, header: Option<&BatchHeader>) ->
     }
     let claimed = header.map_or(at + HEADER_BYTES, |header| batch::align(at + HEADER_BYTES + u64::from(header.body)));
     let end = claimed.min(segment.length());
+    if planted(46) {
+        return Ok(Tail::Torn);
+    }
     let search_from = if header.is_some() { end } else { at + ALIGNMENT };
     let what = if header.is_some() { "the records of this batch do not match their CRC" } else { "this is no batch header" };
     if let Some(next) = find_batch(segment, search_from)? {

@@ -8,6 +8,7 @@
 //! | `harness` | a cluster of nodes in a scratch directory, and waiting for conditions |
 //! | `proxy` | links between nodes that a test can cut |
 //! | `ledger` | what was acknowledged, and whether it is still there |
+//! | `border` | everything that strangers do to the ports, at once |
 //! | `failover` | leaders killed, paused and asked to stop, under load |
 //! | `partitions` | nodes that live and do not reach each other |
 //! | `stalls` | disks that hang for seconds |
@@ -17,7 +18,9 @@
 //! | `startup` | wrong flags, unusable directories, ports in use, damage |
 //! | `limits` | file descriptors that run out |
 //! | `stopping` | signals |
+//! | `strangers` | a client in another language |
 
+mod border;
 mod failover;
 mod founding;
 mod harness;
@@ -32,3 +35,4 @@ mod sizes;
 mod stalls;
 mod startup;
 mod stopping;
+mod strangers;

@@ -31,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) open_files: Option<u32>,
     /// The server binary.
     pub(crate) program: PathBuf,
+    /// Where its standard error goes instead of the file that the tests read.
+    pub(crate) sink: Option<File>,
     /// The user to run it as, if not this one.
     pub(crate) user: Option<u32>,
     output: PathBuf,
@@ -51,6 +53,7 @@ impl Node {
             environment: Vec::new(),
             open_files: None,
             program: PathBuf::from(env!("CARGO_BIN_EXE_apexkv")),
+            sink: None,
             user: None,
             output,
             output_before: 0,
@@ -62,9 +65,14 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.id);
         self.output_before = self.all_output().len();
-        let stderr = OpenOptions::new().create(true).append(true).open(&self.output).expect("the scratch directory is writable");
+        let stderr = match &self.sink {
+            Some(sink) => sink.try_clone().expect("a descriptor is free"),
+            None => OpenOptions::new().create(true).append(true).open(&self.output).expect("the scratch directory is writable"),
+        };
         let mut command = self.command();
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // The mistake that is planted in this process, if any, is one of the server's.
+        let planted = std::env::var_os("APEXKV_BUG").map(|number| ("APEXKV_BUG", number));
+        command.env_clear().envs(planted).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(user) = self.user {
             std::os::unix::process::CommandExt::uid(&mut command, user);
         }
@@ -183,6 +191,13 @@ impl Node {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         // Fields 14 and 15 of the line; the first two stand before the parenthesis.
         [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number of ticks")).sum()
+    }
+
+    /// Memory that belongs to it alone, in bytes; files that it maps do not count.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux tells");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kilobytes") << 10
     }
 
     /// The log segments in its directory, oldest first.

@@ -4,7 +4,7 @@
 use apexkv::raft::{Envelope, HardState, Message, NodeId, ReadTicket};
 
 use super::host::Host;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// A read that was admitted and not confirmed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +86,7 @@ impl Memory {
     }
 
     /// After every move.
-    pub(crate) fn check(&mut self, hosts: &[Rc<Host>; 3], changed: usize) -> Result {
+    pub(crate) fn check(&mut self, hosts: &[Arc<Host>; 3], changed: usize) -> Result {
         let host = &hosts[changed];
         self.check_commit(hosts, host)?;
         if host.node.is_leader() {
@@ -102,7 +102,7 @@ impl Memory {
     }
 
     /// State machine safety.
-    fn check_commit(&mut self, hosts: &[Rc<Host>; 3], host: &Host) -> Result {
+    fn check_commit(&mut self, hosts: &[Arc<Host>; 3], host: &Host) -> Result {
         let id = host.node.id();
         for index in 1..=host.node.commit() {
             let term = host.term_at(index).unwrap_or(0);
@@ -116,7 +116,7 @@ impl Memory {
     }
 
     /// What is committed stays on a majority of the disks for ever.
-    fn check_quorums(&self, hosts: &[Rc<Host>; 3]) -> Result {
+    fn check_quorums(&self, hosts: &[Arc<Host>; 3]) -> Result {
         for (at, (term, _)) in self.committed.iter().enumerate() {
             let copies = hosts.iter().filter(|host| host.log.get(at) == Some(term)).count();
             ensure(copies >= 2, || format!("entry {term}:{} is committed, and {copies} disks have it", at + 1))?;

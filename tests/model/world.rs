@@ -6,14 +6,14 @@ use super::bounds::Bounds;
 use super::check::Memory;
 use super::host::{Host, LONG};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// One state of the search. Members that a move does not touch are shared with the state before it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
-    pub(crate) hosts: [Rc<Host>; 3],
+    pub(crate) hosts: [Arc<Host>; 3],
     /// Messages under way, by link, the oldest first; they may be delivered in any order.
-    links: [Vec<Rc<Envelope>>; 9],
+    links: [Vec<Arc<Envelope>>; 9],
     memory: Memory,
     proposals: u8,
     crashes: u8,
@@ -70,7 +70,7 @@ impl World {
         let hosts = [1, 2, 3].map(|id| {
             let mut host = Host::new(NodeId(id));
             host.flush(bounds);
-            Rc::new(host)
+            Arc::new(host)
         });
         World { hosts, links: Default::default(), memory: Memory::default(), proposals: 0, crashes: 0, duplicates: 0, beats: 0, reads: 0 }
     }
@@ -108,11 +108,12 @@ impl World {
                 (self.beats < bounds.beats, Move::Beat { node }),
             ];
             moves.extend(due.into_iter().filter(|(due, _)| *due).map(|(_, due)| due));
-        } else if host.node.term() < bounds.terms && !state {
+        } else if node < bounds.candidates && host.node.term() < bounds.terms && !state {
             // Whoever stands first is called the first: until then all are alike.
             let first = self.hosts.iter().all(|host| host.node.term() == 0);
             if !first || node == 0 {
-                let others = (0..3).filter(|asks| *asks != node && !(first && *asks == 2));
+                let others = (0..3).filter(|asks| *asks != node && (bounds.cut || !(first && *asks == 2)));
+                let others = others.filter(|asks| !(bounds.cut && node + asks == 1));
                 moves.extend(others.map(|asks| Move::TimeOut { node, asks }));
             }
         }
@@ -130,7 +131,7 @@ impl World {
         let mut world = self.clone();
         match *chosen {
             Move::Deliver { link, place, keep } => {
-                let envelope = if keep { Rc::clone(&world.links[link][place]) } else { world.links[link].remove(place) };
+                let envelope = if keep { Arc::clone(&world.links[link][place]) } else { world.links[link].remove(place) };
                 world.duplicates += u8::from(keep);
                 world.input(link % 3, bounds, |host| host.step((*envelope).clone()))?;
             }
@@ -147,7 +148,7 @@ impl World {
             }
             Move::Read { node } => {
                 world.reads += 1;
-                let host = Rc::make_mut(&mut world.hosts[node]);
+                let host = Arc::make_mut(&mut world.hosts[node]);
                 if let Some(ticket) = host.node.read() {
                     world.memory.read_admitted(host, ticket);
                 }
@@ -166,7 +167,7 @@ impl World {
 
     /// A member takes an input; what it says goes on its way, and everything is checked.
     fn input(&mut self, node: usize, bounds: &Bounds, input: impl FnOnce(&mut Host)) -> Result<(), String> {
-        let host = Rc::make_mut(&mut self.hosts[node]);
+        let host = Arc::make_mut(&mut self.hosts[node]);
         input(host);
         let (sent, confirmed) = host.flush(bounds);
         for envelope in sent {
@@ -177,9 +178,10 @@ impl World {
                 Message::PreVote { .. } | Message::PreVoteReply { .. } => true,
                 _ => false,
             };
+            let lost = lost || (bounds.cut && envelope.from.0 + envelope.to.0 == 3);
             let messages = &mut self.links[link(envelope.from, envelope.to)];
             if !lost && !messages.iter().any(|under_way| **under_way == envelope) {
-                messages.push(Rc::new(envelope));
+                messages.push(Arc::new(envelope));
                 messages.drain(..messages.len().saturating_sub(bounds.link));
             }
         }
@@ -189,7 +191,7 @@ impl World {
 
     /// The member's election timeout runs out while `asks` hears no leader, either; `asks` answers its pre-vote.
     fn time_out(&mut self, node: usize, asks: usize, bounds: &Bounds) -> Result<(), String> {
-        let asked = Rc::make_mut(&mut self.hosts[asks]);
+        let asked = Arc::make_mut(&mut self.hosts[asks]);
         asked.fall_silent();
         let id = asked.node.id();
         let (proposed_term, last) = {
@@ -200,7 +202,7 @@ impl World {
         let request = Envelope { from, to: id, term: self.hosts[node].stored.term, message: Message::PreVote { proposed_term, last } };
         let mut answers = Vec::new();
         {
-            let asked = Rc::make_mut(&mut self.hosts[asks]);
+            let asked = Arc::make_mut(&mut self.hosts[asks]);
             asked.step(request);
             let (sent, _) = asked.flush(bounds);
             answers.extend(sent.into_iter().filter(|answer| matches!(answer.message, Message::PreVoteReply { .. })));

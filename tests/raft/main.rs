@@ -7,13 +7,15 @@
 //! | `oracle` | what must hold across all members, checked after every input |
 //! | `cluster` | the three together; every input goes through it |
 //! | `random` | seeded runs with all faults mixed |
-//! | `arbitrary` | arbitrary inputs to a single member |
+//! | `arbitrary`, `inputs` | arbitrary inputs to a single member; what an input is, shared with fuzzing |
 //! | `command`, `scripts` | the golden scripts' language and runner |
 
 mod arbitrary;
 mod cluster;
 mod command;
 mod host;
+#[path = "../fuzz/targets/inputs.rs"]
+mod inputs;
 mod network;
 mod oracle;
 mod random;

@@ -4,6 +4,8 @@
 //!
 //! `APEXKV_SEED=n` replays one seed and prints what happened; `APEXKV_SEEDS=n` runs that many, `APEXKV_STEPS=n` steps each.
 
+use std::collections::BTreeSet;
+
 use apexkv::raft::{NodeId, Settings};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -32,6 +34,10 @@ enum Action {
     Restart,
     Cut,
     Join,
+    Hold,
+    Release,
+    Pause,
+    Resume,
     JoinAll,
     BreakLinks,
     ReportUp,
@@ -56,13 +62,15 @@ const COURSE: [(Action, u32); 8] = [
 ];
 
 /// What happens in some runs, with its greatest weight.
-const FAULTS: [(Action, u32); 15] = [
+const FAULTS: [(Action, u32); 17] = [
     (Action::Reorder, 60),
     (Action::Duplicate, 40),
     (Action::Lose, 40),
     (Action::Transfer, 3),
     (Action::Crash, 5),
     (Action::Cut, 6),
+    (Action::Hold, 12),
+    (Action::Pause, 6),
     (Action::BreakLinks, 6),
     (Action::ReportUp, 4),
     (Action::ReportDropped, 4),
@@ -80,6 +88,10 @@ struct Run {
     weights: Vec<(Action, u32)>,
     /// Without the fault `Flush`, a member is flushed after each input; with it, bursts of inputs come before a flush.
     bursts: bool,
+    /// Links whose packets stay under way for long: what they say may be of another age when it arrives.
+    held: BTreeSet<Link>,
+    /// Members that do nothing, as a stopped process does: one that led may go on as if it still did.
+    paused: BTreeSet<NodeId>,
     proposals: u64,
 }
 
@@ -116,8 +128,14 @@ impl Run {
         if weights.iter().any(|(action, _)| *action == Action::Cut) {
             weights.push((Action::Join, 1 + chance.next_u32() % 12));
         }
+        if weights.iter().any(|(action, _)| *action == Action::Hold) {
+            weights.push((Action::Release, 1 + chance.next_u32() % 6));
+        }
+        if weights.iter().any(|(action, _)| *action == Action::Pause) {
+            weights.push((Action::Resume, 1 + chance.next_u32() % 6));
+        }
         let bursts = weights.iter().any(|(action, _)| *action == Action::Flush);
-        Run { cluster, chance, weights, bursts, proposals: 0 }
+        Run { cluster, chance, weights, bursts, held: BTreeSet::new(), paused: BTreeSet::new(), proposals: 0 }
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -147,12 +165,28 @@ impl Run {
         self.cluster.note(|| format!("- {action:?} {id}"));
         let id = match action {
             Action::Deliver | Action::Reorder | Action::Duplicate | Action::Lose => self.on_network(action),
-            Action::Cut | Action::Join | Action::JoinAll | Action::BreakLinks | Action::ReportUp | Action::ReportDropped => {
+            Action::Release => {
+                let at = self.below(self.held.len());
+                self.held = self.held.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, link)| *link).collect();
+                None
+            }
+            Action::Pause => {
+                self.paused.insert(id);
+                None
+            }
+            Action::Resume => {
+                let at = self.below(self.paused.len());
+                self.paused = self.paused.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, id)| *id).collect();
+                None
+            }
+            Action::Cut | Action::Join | Action::JoinAll | Action::Hold | Action::BreakLinks | Action::ReportUp | Action::ReportDropped => {
                 self.on_links(action, id);
                 None
             }
             _ => {
-                self.on_member(action, id);
+                if !self.paused.contains(&id) || action == Action::Crash {
+                    self.on_member(action, id);
+                }
                 Some(id)
             }
         };
@@ -164,6 +198,9 @@ impl Run {
     }
 
     fn flush(&mut self, id: NodeId) {
+        if self.paused.contains(&id) {
+            return;
+        }
         self.cluster.flush(id);
         if self.cluster.host(id).writes.len() < 2 {
             self.cluster.host_mut(id).issue_write();
@@ -172,7 +209,8 @@ impl Run {
 
     /// Does something to a packet under way; returns who received one.
     fn on_network(&mut self, action: Action) -> Option<NodeId> {
-        let busy = self.cluster.network.busy();
+        let mut busy = self.cluster.network.busy();
+        busy.retain(|link| !self.held.contains(link) && !self.paused.contains(&link.to));
         let link = *busy.get(self.below(busy.len()))?;
         let under_way = self.cluster.network.queue(link).count();
         let position = if action == Action::Reorder { self.below(under_way) } else { 0 };
@@ -201,6 +239,10 @@ impl Run {
             }
             Action::Join => links_between(id, other).into_iter().for_each(|link| self.cluster.network.join(link)),
             Action::JoinAll => self.cluster.network.join_all(),
+            Action::Hold => {
+                let links = links_between(id, other).into_iter().enumerate().filter(|(at, _)| some >> at & 1 == 1);
+                self.held.extend(links.map(|(_, link)| link));
+            }
             Action::BreakLinks => {
                 self.cluster.network.clear(Link { from: other, to: id, bulk: false });
                 self.cluster.link_down(id, other);
@@ -266,7 +308,8 @@ impl Run {
 
     /// Any member that takes itself for a leader.
     fn some_leader(&mut self) -> Option<NodeId> {
-        let hosts = self.cluster.hosts.iter().filter(|host| host.node.as_ref().is_some_and(|node| node.is_leader()));
+        let awake = self.cluster.hosts.iter().filter(|host| !self.paused.contains(&host.id));
+        let hosts = awake.filter(|host| host.node.as_ref().is_some_and(|node| node.is_leader()));
         let leaders: Vec<NodeId> = hosts.map(|host| host.id).collect();
         leaders.get(self.below(leaders.len())).copied()
     }
@@ -289,6 +332,7 @@ impl Run {
     fn heal(&mut self) {
         self.cluster.note(|| "- healed".to_string());
         self.cluster.network.join_all();
+        self.paused.clear();
         for id in self.cluster.ids() {
             self.cluster.host_mut(id).room = true;
             match self.cluster.host(id).node {

@@ -168,16 +168,15 @@ impl World {
         };
         let mut reads = Vec::new();
         for (key, action) in &actions[..settled] {
-            let slot = self.next_slot(number);
             let operation = self.invoke(*key, *action);
+            let slot = self.next_slot(number, operation);
             if *action == Action::Get {
                 reads.push((slot, operation));
-                batch.requests.push(Request::Lookup { slot, key: key_bytes(*key).into() });
+                batch.requests.push(Request::Lookup { slot, key: Box::from(&key_bytes(*key)[..]) });
                 continue;
             }
             self.oracle.operations[operation].encode(operation, &mut batch.records);
             batch.requests.push(Request::Write { slot });
-            self.handed_in.insert((batch.client, slot), operation);
             let client = &mut self.clients[number];
             client.pending.insert(slot, Pending::Write(operation));
             client.pending.extend(reads.drain(..).map(|(slot, read)| (slot, Pending::Lookup { read, write: operation })));
@@ -186,10 +185,11 @@ impl World {
         self.deliver_batch(number, batch);
     }
 
-    fn next_slot(&mut self, number: usize) -> Slot {
+    /// A new slot of a connection; its upper half says which operation it is.
+    fn next_slot(&mut self, number: usize, operation: usize) -> Slot {
         let client = &mut self.clients[number];
         client.next_slot += 1;
-        client.next_slot
+        (operation as u64) << 32 | client.next_slot
     }
 
     fn invoke(&mut self, key: u64, action: Action) -> usize {
@@ -199,7 +199,7 @@ impl World {
 
     fn add_barrier(&mut self, number: usize, batch: &mut ClientBatch<u64>, gets: &[(u64, Action)], scan: bool) {
         let mut queries = Vec::new();
-        let slot = self.next_slot(number);
+        let slot = self.next_slot(number, self.oracle.operations.len());
         for (key, action) in gets {
             queries.push(Query::Get(self.invoke(*key, *action)));
         }
@@ -224,16 +224,13 @@ impl World {
         self.rouse(node);
     }
 
-    /// The operations of a batch's writes, in order; called by the node that takes the batch in.
-    pub(crate) fn writes_of(&mut self, batch: &ClientBatch<u64>) -> Vec<usize> {
-        let mut writes = Vec::new();
-        for request in &batch.requests {
-            if let Request::Write { slot } = request {
-                let operation = self.handed_in.remove(&(batch.client, *slot));
-                writes.push(operation.unwrap_or_else(|| panic!("slot {slot} of {:x} is taken in twice", batch.client)));
-            }
-        }
-        writes
+    /// The operations of a batch's writes, in order.
+    pub(crate) fn writes_of(batch: &ClientBatch<u64>) -> Vec<usize> {
+        let writes = batch.requests.iter().map(|request| match request {
+            Request::Write { slot } => Some((slot >> 32) as usize),
+            _ => None,
+        });
+        writes.flatten().collect()
     }
 
     /// The process that a client was connected to is gone, or the client goes away: what was pending stays open.
@@ -294,10 +291,9 @@ impl World {
         self.oracle.read(read, entry.index - 1, version);
         self.counts.reads += 1;
         if let Outcome::Found(located) = outcome {
-            let key = self.oracle.operations[read].key;
             let life = self.members[node].process.as_ref().map_or(0, |process| process.life);
             let delay = self.random.spread((1, 20 * MILLISECOND));
-            self.schedule(self.now + delay, What::Value { node, life, key, located: Box::new(located.clone()) });
+            self.schedule(self.now + delay, What::Value { node, life, read, located: Box::new(located.clone()) });
         }
     }
 
@@ -345,12 +341,13 @@ impl World {
                     self.oracle.read(read, position, located.as_ref().map_or(0, |located| located.version));
                     self.counts.reads += 1;
                     if let Some(located) = located {
-                        self.read_value(node, life, key, &located);
+                        self.read_value(node, life, read, &located);
                     }
                 }
                 Query::Scan { reads, limit, keys_only } => {
                     let page = store.scan(b"k", b"", limit, 1 << 20, keys_only);
                     self.check_page(position, &reads, limit, &page.entries, page.more);
+                    self.read_page(node, life, &reads, &page.entries, keys_only);
                     self.counts.scans += 1;
                 }
             }
@@ -374,13 +371,25 @@ impl World {
         assert!(found.next().is_none(), "a page shows keys that nobody wrote, or out of order: {entries:?}");
     }
 
+    /// The values of a page are copied, if they are wanted.
+    fn read_page(&mut self, node: usize, life: u64, reads: &[usize], entries: &[(Box<[u8]>, Located)], keys_only: bool) {
+        for read in reads {
+            let key = key_bytes(self.oracle.operations[*read].key);
+            match entries.iter().find(|(other, _)| **other == key) {
+                Some(_) if keys_only => self.oracle.read_version(*read),
+                Some((_, located)) => self.read_value(node, life, *read, located),
+                None => {}
+            }
+        }
+    }
+
     /// A connection's thread copies a value whose place was taken earlier.
-    pub(crate) fn read_value(&mut self, node: usize, life: u64, key: u64, located: &Located) {
+    pub(crate) fn read_value(&mut self, node: usize, life: u64, read: usize, located: &Located) {
         let member = &self.members[node];
         let Some(process) = member.process.as_ref().filter(|process| process.life == life) else { return };
-        let mut value = Vec::new();
+        let (key, mut value) = (self.oracle.operations[read].key, Vec::new());
         match process.store.read(&key_bytes(key), located, &mut value) {
-            Ok(()) => self.oracle.check_value(located.version, &value),
+            Ok(()) => self.oracle.read_bytes(read, &value),
             Err(error) => assert!(member.damaged, "{node} cannot read version {}: {error}", located.version),
         }
     }

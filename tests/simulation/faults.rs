@@ -1,7 +1,6 @@
 //! Faults strike, and at the end everything is healed.
 
 use apexkv::server::event::Event;
-use apexkv::storage::disk::Disk;
 use apexkv::storage::simulated::{Effect, Errno, Fault as DiskFault, OperationKind};
 
 use super::node::position_of;
@@ -34,6 +33,7 @@ impl World {
             _ => {
                 self.strike_network(fault);
                 self.strike_disk(fault);
+                self.strike_content(fault);
             }
         }
     }
@@ -111,7 +111,6 @@ impl World {
                     self.schedule(self.now + 10 * MILLISECOND, What::Start(node));
                 }
             }
-            Fault::Rot { node, pick } => self.rot(node, pick),
             _ => {}
         }
     }
@@ -123,23 +122,6 @@ impl World {
             process.stopping.get_or_insert((now, down));
             process.inbox.push(Event::Shutdown);
             self.rouse(node);
-        }
-    }
-
-    /// One bit changes, anywhere on one disk.
-    fn rot(&mut self, node: usize, pick: u64) {
-        let disk = self.members[node].disk.clone();
-        let names: Vec<String> = disk.list().unwrap_or_default().into_iter().filter(|name| name != "lock").collect();
-        if names.is_empty() {
-            return;
-        }
-        let name = &names[(pick % names.len() as u64) as usize];
-        let Ok(length) = disk.durable(name).map(|content| content.len() as u64) else { return };
-        if length > 0 {
-            self.members[node].damaged = true;
-            // Slots and headers stand in front, and most of a large file is never used.
-            let reach = if pick & 1 << 20 == 0 { length } else { length.min(8192) };
-            let _ = disk.rot(name, (pick >> 24) % reach, 1 << (pick >> 21 & 7));
         }
     }
 
@@ -155,6 +137,7 @@ impl World {
 
     /// Ends all faults, but that the nodes for which `keep` is true stay cut off.
     pub(crate) fn heal(&mut self, keep: impl Fn(usize) -> bool) {
+        self.end_the_forgetful();
         self.network.heal(&keep);
         self.plan.silent_loss = 0;
         self.plan.duplication = 0;

@@ -9,14 +9,22 @@
 //! | `network` | links between members |
 //! | `clients`, `operations` | connections, pipelined batches, what was asked |
 //! | `faults` | faults strike, and are healed |
+//! | `damage` | disks that rot, are mixed up, wiped or put back to an old copy, and who may believe their owners |
 //! | `oracle`, `model` | what must hold after every step |
+//! | `history` | what the clients saw, for the judge of linearizability |
+//! | `counts` | how much of what happened |
 //! | `run` | one seed from beginning to end; cutting a failing schedule down |
+//! | `swarm`, `report` | many seeds, and what is said about them |
 //!
 //! `APEXKV_SEED=n` replays one seed and says what happened; `APEXKV_FAULTS=1,4` keeps only these of its faults. `APEXKV_SEEDS=n` runs so
-//! many from `APEXKV_FIRST` on, `APEXKV_PROGRESS=1` with a line that says how far it is.
+//! many from `APEXKV_FIRST` on, in `APEXKV_THREADS` threads, until `APEXKV_FAILURES` of them have failed; `APEXKV_PROGRESS=1` shows how
+//! far it is, as a bar on a terminal and as a line now and then elsewhere.
 
 mod clients;
+mod counts;
+mod damage;
 mod faults;
+mod history;
 mod model;
 mod network;
 mod node;
@@ -25,6 +33,7 @@ mod oracle;
 mod plan;
 mod process;
 mod random;
+mod report;
 mod run;
 mod swarm;
 mod world;

@@ -17,18 +17,21 @@ pub(crate) enum Effect {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     effects: Vec<Effect>,
+    /// The key of each entry that wrote one.
+    changed: Vec<Option<u64>>,
     /// For each key: from which entry on it has which version; 0 is absent.
     versions: Vec<Vec<(u64, u64)>>,
 }
 
 impl Model {
     pub(crate) fn new(keys: u64) -> Model {
-        Model { effects: Vec::new(), versions: vec![Vec::new(); keys as usize] }
+        Model { effects: Vec::new(), changed: Vec::new(), versions: vec![Vec::new(); keys as usize] }
     }
 
     /// An entry without operations.
     pub(crate) fn skip(&mut self) {
         self.effects.push(Effect::None);
+        self.changed.push(None);
     }
 
     pub(crate) fn apply(&mut self, _number: usize, operation: &Operation) {
@@ -44,6 +47,7 @@ impl Model {
             history.push((index, if operation.action == Action::Delete { 0 } else { index }));
         }
         self.effects.push(effect);
+        self.changed.push((effect == Effect::Written).then_some(operation.key));
     }
 
     pub(crate) fn effect(&self, index: u64) -> Effect {
@@ -62,7 +66,16 @@ impl Model {
         self.versions.len() as u64
     }
 
-    /// Holds a node's state against the model's at the same entry.
+    /// Holds what a node's state has become by the entries after `before` against the model's at the same entry.
+    pub(crate) fn compare_changes(&self, node: usize, before: u64, applied: u64, store: &Store) {
+        for key in self.changed[before as usize..applied as usize].iter().flatten() {
+            let found = store.lookup(&key_bytes(*key)).map_or(0, |located| located.version);
+            let version = self.version_at(*key, applied);
+            assert!(found == version, "at {applied}, {node} holds version {found} of k{key}, the model {version}");
+        }
+    }
+
+    /// Holds a node's whole state against the model's at the same entry.
     pub(crate) fn compare(&self, node: usize, applied: u64, store: &Store) {
         let page = store.scan(b"", b"", usize::MAX, usize::MAX, true);
         let mut found = page.entries.iter().map(|(key, located)| (&**key, located.version));

@@ -117,7 +117,7 @@ impl World {
         latency + if self.now < until { extra } else { 0 }
     }
 
-    fn is_blocked(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.now < self.network.blocked[from][to]
     }
 
@@ -151,7 +151,7 @@ impl World {
     pub(crate) fn dial(&mut self, from: usize, to: usize, class: LinkClass, life: u64, dialing: u64) {
         let founding = self.founding.clone();
         let receiver_life = match &self.members[to].process {
-            _ if self.is_blocked(from, to) || self.is_blocked(to, from) => None,
+            _ if self.is_blocked(from, to) || self.is_blocked(to, from) || self.lacks_evidence(from, to) => None,
             Some(process) => Some(process.life),
             None => None,
         };
@@ -174,7 +174,7 @@ impl World {
     fn goes_on(&mut self, handshake: &Handshake) -> bool {
         let Handshake { from, to, .. } = *handshake;
         let alive = self.lives(from, handshake.sender_life) && self.lives(to, handshake.receiver_life);
-        let open = alive && !self.is_blocked(from, to) && !self.is_blocked(to, from);
+        let open = alive && !self.is_blocked(from, to) && !self.is_blocked(to, from) && !self.lacks_evidence(from, to);
         if !open && self.lives(from, handshake.sender_life) {
             self.refused(handshake, 2 * SECOND);
         }
@@ -200,12 +200,13 @@ impl World {
         let verdict = process.marks.admit(standing(&name, &founding), peer, &handshake.hello, &process.view);
         match verdict {
             Ok(Verdict::Accept { .. }) => {
+                self.check_belief(to, handshake.from);
+                let Some(process) = &mut self.members[to].process else { return };
                 handshake.welcome = Some(process.hello(to, &founding, handshake.hello.link));
                 let at = self.now + self.latency(to, handshake.from) + self.random.below(2 * MILLISECOND);
                 self.schedule(at, What::Welcome(handshake));
             }
             Ok(Verdict::Refuse(refusal)) => {
-                self.counts.refusals += 1;
                 self.note_refusal(handshake.from, &refusal);
                 self.refused(&handshake, 0);
             }
@@ -226,10 +227,11 @@ impl World {
         let known = |mark: Option<Mark>| mark.map(|mark| (mark.boot, mark.nonce));
         let mark = if known(handshake.before) == known(now) { handshake.before } else { now };
         if let Verdict::Refuse(refusal) = judge(standing(&name, &founding), mark.as_ref(), welcome) {
-            self.counts.refusals += 1;
             self.note_refusal(to, &refusal);
             return self.refused(&handshake, 0);
         }
+        self.check_belief(from, to);
+        let Some(process) = &mut self.members[from].process else { return };
         let class = handshake.hello.link;
         let number = self.network.connections.len();
         let Some(link) = process.links.get_mut(&(to, class)) else { return };
@@ -301,7 +303,9 @@ impl World {
     /// A member hands a message to its transport.
     pub(crate) fn send(&mut self, from: usize, outgoing: Outgoing) {
         self.counts.messages += 1;
-        self.oracle.sent(from, &outgoing.envelope);
+        if self.members[from].rolled_back.is_none() {
+            self.oracle.sent(from, &outgoing.envelope);
+        }
         let to = position_of(outgoing.envelope.to);
         let class = if outgoing.envelope.message.is_bulk() { LinkClass::Bulk } else { LinkClass::Control };
         let Some(process) = &self.members[from].process else { return };
@@ -379,6 +383,7 @@ impl World {
         }
         self.network.connections[number].last_heard = self.now;
         let sender_life = self.network.connections[number].sender_life;
+        self.check_words(from, sender_life);
         let bytes = match packet {
             Packet::Bytes(bytes) => bytes,
             Packet::Late(outgoing) if self.lives(from, sender_life) => match self.encode(from, &outgoing) {

@@ -24,6 +24,7 @@ use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::store::Store;
 use apexkv::storage::writer::{Completion, Job, LogWriter};
 
+use super::damage::RolledBack;
 use super::plan::{Plan, Time};
 
 /// A member's name, by its position.
@@ -130,7 +131,15 @@ pub(crate) struct Member {
     pub(crate) clock: (u64, Time, u64),
     /// Its files were damaged by other than crashes: it may refuse to start.
     pub(crate) damaged: bool,
-    /// It refused to start, and stays down.
+    /// Its disk was replaced by an empty one.
+    pub(crate) wiped: bool,
+    /// Its disk may hold less than it did: the next start is held against what the node had shown.
+    pub(crate) older: bool,
+    /// What its disk held once.
+    pub(crate) copy: Option<DiskImage>,
+    /// It came back without something that it had promised.
+    pub(crate) rolled_back: Option<RolledBack>,
+    /// It refused to start or was refused by the others, and stays down.
     pub(crate) gone: bool,
 }
 
@@ -148,6 +157,10 @@ impl Member {
             full_until: 0,
             clock: (0, 0, 1000),
             damaged: false,
+            wiped: false,
+            older: false,
+            copy: None,
+            rolled_back: None,
             gone: false,
         }
     }

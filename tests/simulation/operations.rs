@@ -12,9 +12,29 @@ pub(crate) enum Action {
     Get,
 }
 
+/// What a client learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learned {
+    Written(u64),
+    Deleted(u64),
+    Absent,
+    Conflict(u64),
+    /// It certainly has no effect.
+    Refused,
+    /// A version, and once its value was read, the number of the operation that the value names.
+    Found {
+        version: u64,
+        writer: Option<u64>,
+    },
+}
+
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
+    /// When it was handed in, on a clock that every call and every answer moves on.
+    pub(crate) invoked: u64,
+    /// When it was answered, on the same clock, and what was answered; `None` if nobody knows.
+    pub(crate) learned: Option<(u64, Learned)>,
     pub(crate) key: u64,
     pub(crate) action: Action,
     pub(crate) value_bytes: u64,
@@ -27,9 +47,21 @@ pub(crate) struct Operation {
     pub(crate) refused: bool,
 }
 
+/// Most keys that a seed may draw: each is one digit.
+pub(crate) const KEYS_MAX: u64 = 10;
+
 /// The bytes of a key.
-pub(crate) fn key_bytes(key: u64) -> Vec<u8> {
-    format!("k{key}").into_bytes()
+pub(crate) fn key_bytes(key: u64) -> [u8; 2] {
+    assert!(key < KEYS_MAX, "key {key} has more than one digit");
+    [b'k', b'0' + key as u8]
+}
+
+/// Which operation wrote a value, as the value says.
+pub(crate) fn writer_of(value: &[u8]) -> u64 {
+    let mut number = [0; 8];
+    let length = value.len().min(8);
+    number[..length].copy_from_slice(&value[..length]);
+    u64::from_le_bytes(number)
 }
 
 impl Operation {

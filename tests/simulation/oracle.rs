@@ -1,7 +1,7 @@
 //! What must hold, whatever happens: checked after every step against what all members have shown, and against a model that applies the
 //! committed commands one by one. Sees the members only from outside; knows more than any of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use apexkv::raft::{EntryId, Envelope, HardState, Message, Node, NodeId};
 use apexkv::server::event::Outcome;
@@ -9,7 +9,7 @@ use apexkv::storage::store::Store;
 
 use super::model::{Effect, Model};
 use super::node::{Found, number_of};
-use super::operations::{Action, Operation};
+use super::operations::{Action, Learned, Operation, writer_of};
 
 /// What a member has shown.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +25,15 @@ struct Ghost {
     hard_state: HardState,
     /// The highest term that it has told anyone.
     told: u64,
+    /// The term that it leads.
+    leads: Option<u64>,
+    /// The term that it is in.
+    term: u64,
     observations: u64,
 }
+
+/// How often a member's whole log and state are looked at, and not only what a step changed.
+const WHOLE_EVERY: u64 = 64;
 
 /// Where an entry came from.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +48,10 @@ struct Origin {
 pub(crate) struct Oracle {
     nodes: Vec<Ghost>,
     majority: usize,
-    entries: HashMap<(u64, u64), Origin>,
+    /// By index, from 1: every entry that some leader wrote there, with its term.
+    entries: Vec<Vec<(u64, Origin)>>,
     leaders: BTreeMap<u64, usize>,
-    votes: HashMap<(usize, u64), NodeId>,
+    votes: BTreeMap<(usize, u64), NodeId>,
     /// Terms of the committed entries.
     committed: Vec<u64>,
     /// In which term each was seen committed first: every leader of a later term must hold it.
@@ -52,6 +60,8 @@ pub(crate) struct Oracle {
     pub(crate) operations: Vec<Operation>,
     /// The highest position in the log that any answer has relied on.
     pub(crate) high_water: u64,
+    /// Moves on with every call and every answer.
+    clock: u64,
 }
 
 impl Oracle {
@@ -69,6 +79,9 @@ impl Oracle {
 
     /// A job made this durable.
     pub(crate) fn stored(&mut self, node: usize, state: HardState) {
+        let before = self.nodes[node].hard_state;
+        let keeps = state.term > before.term || state.term == before.term && (before.vote.is_none() || state.vote == before.vote);
+        assert!(keeps, "{node} replaces {before:?} on its disk by {state:?}");
         self.nodes[node].hard_state = state;
     }
 
@@ -87,6 +100,12 @@ impl Oracle {
         let stored = self.nodes[node].hard_state;
         assert!(stored.term >= *term, "{message:?} of term {term} leaves {node} whose disk holds {stored:?}");
         self.nodes[node].told = self.nodes[node].told.max(*term);
+        if let Message::Appended { matched, .. } = message {
+            let ghost = &self.nodes[node];
+            let position = (*matched as usize).checked_sub(1);
+            let same = position.is_none_or(|position| position < ghost.on_disk.len() && ghost.on_disk[position] == ghost.terms[position]);
+            assert!(same, "{message:?} leaves {node}, whose disk holds {} entries", ghost.on_disk.len());
+        }
         let vote = match message {
             Message::VoteReply { granted: true } => *to,
             Message::Vote { .. } => number_of(node),
@@ -120,11 +139,27 @@ impl Oracle {
     pub(crate) fn ended(&mut self, node: usize) {
         self.nodes[node].commit = 0;
         self.nodes[node].applied = 0;
+        self.nodes[node].leads = None;
+    }
+
+    /// Whether a node comes back with everything that it has shown to anyone before.
+    pub(crate) fn is_intact(&self, node: usize, found: &Found) -> bool {
+        let ghost = &self.nodes[node];
+        let term = found.hard_state.term;
+        let kept = found.terms.iter().zip(&ghost.terms).take_while(|(now, before)| now == before).count() as u64;
+        let vote = self.votes.get(&(node, term));
+        term >= ghost.told && kept >= ghost.durable && vote.is_none_or(|vote| found.hard_state.vote == Some(*vote))
+    }
+
+    /// A node no longer leads.
+    pub(crate) fn follows(&mut self, node: usize) {
+        self.nodes[node].leads = None;
     }
 
     /// A node leads: once for each node and term.
     pub(crate) fn leads(&mut self, node: usize, core: &Node) {
         let term = core.term();
+        self.nodes[node].leads = Some(term);
         let other = *self.leaders.entry(term).or_insert(node);
         assert!(other == node, "{other} and {node} both lead term {term}");
         for (position, committed) in self.committed.iter().enumerate().filter(|(position, _)| self.committed_in[*position] < term) {
@@ -133,15 +168,29 @@ impl Oracle {
             assert!(held == Some(*committed), "{node} leads term {term} with {held:?} at {index}, where {committed} is committed");
         }
         let noop = core.last();
-        let before = self.entries.insert((noop.index, noop.term), Origin { operation: None, previous: None });
-        assert!(before.is_none(), "{node} begins term {term} with an entry {noop} that exists already");
+        assert!(self.create(noop, None), "{node} begins term {term} with an entry {noop} that exists already");
+    }
+
+    fn origin(&mut self, id: EntryId) -> Option<&mut Origin> {
+        let entries = self.entries.get_mut(id.index as usize)?;
+        entries.iter_mut().find(|(term, _)| *term == id.term).map(|(_, origin)| origin)
+    }
+
+    /// Notes a new entry; false if there is one of that term and index.
+    fn create(&mut self, id: EntryId, operation: Option<usize>) -> bool {
+        let new = self.origin(id).is_none();
+        if self.entries.len() <= id.index as usize {
+            self.entries.resize(id.index as usize + 1, Vec::new());
+        }
+        self.entries[id.index as usize].push((id.term, Origin { operation, previous: None }));
+        new
     }
 
     /// A leader has put an operation into its log.
     pub(crate) fn proposed(&mut self, id: EntryId, operation: usize) {
-        let before = self.entries.insert((id.index, id.term), Origin { operation: Some(operation), previous: None });
-        assert!(before.is_none(), "the entry {id} is proposed twice");
-        self.operations[operation].entry = Some(id);
+        assert!(self.create(id, Some(operation)), "the entry {id} is proposed twice");
+        let before = self.operations[operation].entry.replace(id);
+        assert!(before.is_none(), "{:?} is proposed a second time, as {id}", self.operations[operation]);
     }
 
     // ---- logs ----
@@ -150,11 +199,11 @@ impl Oracle {
         let ghost = &mut self.nodes[node];
         assert!(ghost.terms.len() as u64 + 1 == index, "{node} appends {index} behind {}", ghost.terms.len());
         let previous = ghost.terms.last().copied().unwrap_or(0);
-        let origin = self.entries.get_mut(&(index, term));
+        let origin = self.origin(EntryId { term, index });
         let origin = origin.unwrap_or_else(|| panic!("{node} holds the entry {term}:{index}, which no leader has written"));
         let expected = *origin.previous.get_or_insert(previous);
         assert!(expected == previous, "{node} holds {term}:{index} behind term {previous}, others behind {expected}");
-        ghost.terms.push(term);
+        self.nodes[node].terms.push(term);
     }
 
     /// Looks at a node after each of its steps.
@@ -168,7 +217,9 @@ impl Oracle {
         while kept > 0 && !same(kept, &ghost.terms) {
             kept -= 1;
         }
-        if ghost.observations.is_multiple_of(64) {
+        assert!(core.term() >= ghost.term, "{node} was in term {} and is in {}", ghost.term, core.term());
+        ghost.term = core.term();
+        if ghost.observations.is_multiple_of(WHOLE_EVERY) {
             let wrong = (1..=kept).find(|index| !same(*index, &ghost.terms));
             assert!(wrong.is_none(), "{node} holds another entry at {wrong:?} than before, below an equal one");
         }
@@ -180,9 +231,12 @@ impl Oracle {
         self.observe_commit(node, core);
         let applied = store.applied();
         assert!(applied <= core.commit(), "{node} has applied {applied} with commit {}", core.commit());
-        if applied != self.nodes[node].applied {
-            assert!(applied > self.nodes[node].applied, "{node} has applied {} and then {applied}", self.nodes[node].applied);
-            self.nodes[node].applied = applied;
+        let before = std::mem::replace(&mut self.nodes[node].applied, applied);
+        if applied != before {
+            assert!(applied > before, "{node} has applied {before} and then {applied}");
+            self.model.compare_changes(node, before, applied, store);
+        }
+        if applied != before && before == 0 || self.nodes[node].observations.is_multiple_of(WHOLE_EVERY) {
             self.model.compare(node, applied, store);
         }
     }
@@ -216,9 +270,13 @@ impl Oracle {
         let holds = |ghost: &&Ghost| ghost.durable >= id.index && ghost.terms.get(id.index as usize - 1) == Some(&id.term);
         let copies = self.nodes.iter().filter(holds).count();
         assert!(copies >= self.majority, "{node} commits {id}, which {copies} of {} nodes hold durably", self.nodes.len());
+        for (other, ghost) in self.nodes.iter().enumerate().filter(|(_, ghost)| ghost.leads.is_some_and(|leads| leads > term)) {
+            let held = ghost.terms.get(id.index as usize - 1);
+            assert!(held == Some(&id.term), "{node} commits {id} in term {term}; {other} leads {:?} with {held:?} there", ghost.leads);
+        }
         self.committed.push(id.term);
         self.committed_in.push(term);
-        let operation = self.entries[&(id.index, id.term)].operation;
+        let operation = self.origin(id).and_then(|origin| origin.operation);
         if let Some(number) = operation {
             let operation = &mut self.operations[number];
             operation.committed = true;
@@ -233,9 +291,26 @@ impl Oracle {
 
     /// A new operation is about to be handed in; returns its number.
     pub(crate) fn invoke(&mut self, key: u64, action: Action, value_bytes: u64) -> usize {
-        let operation = Operation { key, action, value_bytes, floor: self.high_water, entry: None, committed: false, refused: false };
+        self.clock += 1;
+        let operation = Operation {
+            invoked: self.clock,
+            learned: None,
+            key,
+            action,
+            value_bytes,
+            floor: self.high_water,
+            entry: None,
+            committed: false,
+            refused: false,
+        };
         self.operations.push(operation);
         self.operations.len() - 1
+    }
+
+    fn learned(&mut self, number: usize, learned: Learned) {
+        self.clock += 1;
+        let before = self.operations[number].learned.replace((self.clock, learned));
+        assert!(before.is_none(), "{:?} is answered a second time", self.operations[number]);
     }
 
     /// A write was answered. Returns the version that the client knows of its key now.
@@ -252,6 +327,7 @@ impl Oracle {
                 assert!(!operation.committed, "{operation:?} is committed and is answered with {outcome:?}");
                 assert!(operation.entry.is_none(), "{operation:?} is in a log and is answered with {outcome:?}");
                 self.operations[number].refused = true;
+                self.learned(number, Learned::Refused);
                 return None;
             }
             Outcome::Unknown(_) => return None,
@@ -263,12 +339,14 @@ impl Oracle {
         let expected = self.model.effect(entry.index);
         assert!(expected == effect, "{operation:?} is answered with {outcome:?}, the model says {expected:?}");
         self.complete(number, entry.index);
-        match effect {
-            Effect::Written if operation.action == Action::Delete => Some(0),
-            Effect::Written => Some(entry.index),
-            Effect::Conflict(current) => Some(current),
-            _ => Some(0),
-        }
+        let (learned, known) = match outcome {
+            Outcome::Written { version } if operation.action == Action::Delete => (Learned::Deleted(*version), 0),
+            Outcome::Written { version } => (Learned::Written(*version), *version),
+            Outcome::Conflict { current } => (Learned::Conflict(*current), *current),
+            _ => (Learned::Absent, 0),
+        };
+        self.learned(number, learned);
+        Some(known)
     }
 
     /// A read saw the state right after the entry at `position`.
@@ -279,6 +357,7 @@ impl Oracle {
         let expected = self.model.version_at(operation.key, position);
         assert!(version == expected, "{operation:?} reads version {version} at {position}, the model says {expected}");
         self.high_water = self.high_water.max(position);
+        self.learned(number, if version == 0 { Learned::Absent } else { Learned::Found { version, writer: None } });
     }
 
     fn complete(&mut self, number: usize, position: u64) {
@@ -287,12 +366,30 @@ impl Oracle {
         self.high_water = self.high_water.max(position);
     }
 
-    /// A value was read for a version: it must be the one that was written.
-    pub(crate) fn check_value(&self, version: u64, value: &[u8]) {
-        let term = self.committed[version as usize - 1];
-        let number = self.entries[&(version, term)].operation;
-        let number = number.unwrap_or_else(|| panic!("version {version} was written by no operation"));
+    /// The bytes behind a read have arrived: they must be those that were written.
+    pub(crate) fn read_bytes(&mut self, read: usize, value: &[u8]) {
+        let Some((_, Learned::Found { version, writer })) = &mut self.operations[read].learned else {
+            panic!("{:?} has found nothing and gets {} bytes", self.operations[read], value.len());
+        };
+        *writer = Some(writer_of(value));
+        let version = *version;
+        let number = self.writer(version);
         let expected = self.operations[number].value(number);
         assert!(value == expected, "version {version} reads {} bytes that were not written", value.len());
+    }
+
+    /// A page told a version without its value.
+    pub(crate) fn read_version(&mut self, read: usize) {
+        if let Some((_, Learned::Found { version, .. })) = self.operations[read].learned {
+            let number = self.writer(version) as u64;
+            self.operations[read].learned =
+                self.operations[read].learned.map(|(at, _)| (at, Learned::Found { version, writer: Some(number) }));
+        }
+    }
+
+    fn writer(&mut self, version: u64) -> usize {
+        let term = self.committed[version as usize - 1];
+        let number = self.origin(EntryId { term, index: version }).and_then(|origin| origin.operation);
+        number.unwrap_or_else(|| panic!("version {version} was written by no operation"))
     }
 }

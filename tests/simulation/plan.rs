@@ -67,6 +67,16 @@ pub(crate) enum Fault {
     CutWhileStarting { node: usize, after: u64, death: Death, down: Time },
     /// A bit of one file of a node that counts as good changes.
     Rot { node: usize, pick: u64 },
+    /// A sector is written where another one stands.
+    Astray { node: usize, pick: u64 },
+    /// A copy of a disk is made, for later.
+    Copy { node: usize },
+    /// The disk is put back to its copy.
+    Restore { node: usize, down: Time },
+    /// A sector goes back to what it was when the copy was made.
+    LoseWrite { node: usize, pick: u64 },
+    /// The disk is replaced by an empty one.
+    Wipe { node: usize, down: Time },
 }
 
 impl Fault {
@@ -76,7 +86,8 @@ impl Fault {
             Fault::Die { node, .. } | Fault::KillThenCut { node, .. } | Fault::Pause { node, .. } | Fault::Clock { node, .. } => Some(node),
             Fault::Isolate { node, .. } | Fault::SlowDisk { node, .. } | Fault::HungDisk { node, .. } => Some(node),
             Fault::IoError { node, .. } | Fault::FullDisk { node, .. } | Fault::Shutdown { node, .. } => Some(node),
-            Fault::CutWhileStarting { node, .. } | Fault::Rot { node, .. } => Some(node),
+            Fault::CutWhileStarting { node, .. } | Fault::Rot { node, .. } | Fault::Astray { node, .. } => Some(node),
+            Fault::Copy { node } | Fault::Restore { node, .. } | Fault::LoseWrite { node, .. } | Fault::Wipe { node, .. } => Some(node),
             Fault::Blackout { .. } | Fault::Cut { .. } | Fault::Partition { .. } | Fault::Reject { .. } => None,
             Fault::Slow { .. } | Fault::Break { .. } => None,
         }
@@ -104,6 +115,11 @@ impl Fault {
             Fault::Shutdown { .. } => "shutdown",
             Fault::CutWhileStarting { .. } => "power cut while starting",
             Fault::Rot { .. } => "bit rot",
+            Fault::Astray { .. } => "misdirected write",
+            Fault::Copy { .. } => "copy of a disk",
+            Fault::Restore { .. } => "restored old copy",
+            Fault::LoseWrite { .. } => "lost write",
+            Fault::Wipe { .. } => "wiped disk",
         }
     }
 }
@@ -202,6 +218,9 @@ impl Plan {
         } else {
             plan.draw_faults(&mut Random::new(seed, 2));
         }
+        if plan.nodes >= 3 && random.per_mille(300) {
+            plan.draw_damage(&mut Random::new(seed, 4));
+        }
         plan
     }
 
@@ -256,6 +275,28 @@ impl Plan {
                 rotted = true;
             }
             self.faults.push((at, fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// The disks of a minority are damaged, wiped, or put back to what they were.
+    fn draw_damage(&mut self, random: &mut Random) {
+        let rotten = self.faults.iter().find_map(|(_, fault)| if let Fault::Rot { node, .. } = fault { Some(*node) } else { None });
+        let first = rotten.unwrap_or_else(|| random.below(self.nodes as u64) as usize);
+        let second = (first + 1 + random.below(self.nodes as u64 - 1) as usize) % self.nodes;
+        let victims = if self.nodes >= 5 && random.per_mille(500) { vec![first, second] } else { vec![first] };
+        for _ in 0..random.between((1, 3)) {
+            let node = *random.pick(&victims);
+            let (at, pick) = (random.below(self.time), random.number());
+            // A disk that is lost once the others have been healed could be one too many.
+            let later = (at + random.spread((MILLISECOND, self.time))).min(self.time - 1);
+            let down = random.spread((10 * MILLISECOND, 2 * SECOND));
+            match random.below(6) {
+                0 => self.faults.push((at, Fault::Wipe { node, down })),
+                1 => self.faults.push((at, Fault::Astray { node, pick })),
+                2 => self.faults.extend([(at, Fault::Copy { node }), (later, Fault::LoseWrite { node, pick })]),
+                _ => self.faults.extend([(at, Fault::Copy { node }), (later, Fault::Restore { node, down })]),
+            }
         }
         self.faults.sort_by_key(|(at, _)| *at);
     }

@@ -4,13 +4,12 @@
 use apexkv::error::Error;
 use apexkv::raft::{EntryId, HardState};
 use apexkv::server::event::Event;
-use apexkv::server::identity::Refusal;
 use apexkv::server::replica::Actions;
 use apexkv::storage::preparer::PrepareError;
 use apexkv::storage::simulated::CrashPolicy;
 use apexkv::storage::writer::Job;
 
-use super::node::{Running, number_of, start};
+use super::node::{Running, start};
 use super::oracle::Oracle;
 use super::plan::{Death, MILLISECOND, SECOND, Time};
 use super::world::{What, World};
@@ -33,11 +32,17 @@ impl World {
         }
         member.powered = true;
         member.lives += 1;
+        if member.wiped {
+            return self.join(node);
+        }
         let seed = self.random.number();
         match start(&self.plan, &self.members[node], node, &self.founding, seed) {
             Ok((process, found)) => {
                 self.counts.starts += 1;
-                self.oracle.started(node, &found);
+                let forgot = self.has_forgotten(node, &found);
+                if !forgot {
+                    self.oracle.started(node, &found);
+                }
                 let now = self.now;
                 let member = &mut self.members[node];
                 member.process = Some(process);
@@ -45,6 +50,9 @@ impl World {
                     member.disk.clear_faults();
                 }
                 member.clock = (0, now, member.clock.2);
+                if forgot {
+                    self.look_for_witnesses(node);
+                }
                 self.trace.note(&[1, node as u64, found.hard_state.term, found.terms.len() as u64]);
                 let peers: Vec<_> = self.links_of(node);
                 for (peer, class) in peers {
@@ -59,7 +67,7 @@ impl World {
         }
     }
 
-    fn not_started(&mut self, node: usize, error: &Error) {
+    pub(crate) fn not_started(&mut self, node: usize, error: &Error) {
         let member = &mut self.members[node];
         self.trace.note(&[2, node as u64]);
         if member.disk.is_off() {
@@ -131,7 +139,7 @@ impl World {
             member.disk.clear_faults();
             member.disk.power_off_at(operations);
             let effect = DiskEffect::of(&job);
-            if process.writer.run(job).is_ok() {
+            if process.writer.run(job).is_ok() && member.rolled_back.is_none() {
                 effect.tell(node, &mut self.oracle);
             }
         }
@@ -182,7 +190,9 @@ impl World {
         self.counts.events += 1;
         self.publish(node);
         let Some(process) = &self.members[node].process else { return };
-        self.oracle.observe(node, process.replica.node(), &process.store);
+        if self.members[node].rolled_back.is_none() {
+            self.oracle.observe(node, process.replica.node(), &process.store);
+        }
         let position = process.replica.node();
         let facts = [0, node as u64, position.term(), position.commit(), position.durable(), position.last().index];
         self.trace.note(&facts);
@@ -202,7 +212,7 @@ impl World {
 
     fn feed(&mut self, node: usize, event: Event<u64>) {
         self.counts.events += 1;
-        let writes = if let Event::Client(batch) = &event { self.writes_of(batch) } else { Vec::new() };
+        let writes = if let Event::Client(batch) = &event { World::writes_of(batch) } else { Vec::new() };
         let Some(process) = &mut self.members[node].process else { return };
         let before = process.replica.node().last();
         process.replica.handle(event);
@@ -230,13 +240,17 @@ impl World {
     }
 
     fn note_leadership(&mut self, node: usize) {
-        let Some(process) = &mut self.members[node].process else { return };
+        let member = &mut self.members[node];
+        let Some(process) = &mut member.process else { return };
         let leads = process.replica.is_leader().then(|| process.replica.node().term());
         if leads != process.leads {
             process.leads = leads;
             if leads.is_some() {
+                assert!(member.rolled_back.is_none(), "{node} leads, which forgot what it had promised");
                 self.counts.elections += 1;
                 self.oracle.leads(node, process.replica.node());
+            } else {
+                self.oracle.follows(node);
             }
         }
     }
@@ -244,11 +258,13 @@ impl World {
     /// Shows the handshakes where the replica stands, as the Raft thread does.
     fn publish(&mut self, node: usize) {
         let Some(process) = &mut self.members[node].process else { return };
-        let position = process.replica.position();
-        process.view.set_position(position.term, position.last);
-        for (peer, matched) in &position.matched {
-            let term = process.replica.node().outline().term_of(*matched).unwrap_or(0);
-            process.view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        let core = process.replica.node();
+        process.view.set_position(core.durable_term(), core.last());
+        for peer in &core.config().voters {
+            if let Some(index) = core.matched(*peer) {
+                let term = core.outline().term_of(index).unwrap_or(0);
+                process.view.set_acknowledged(*peer, EntryId { term, index });
+            }
         }
     }
 
@@ -317,7 +333,9 @@ impl World {
                 match process.writer.run(job) {
                     Ok(completion) => {
                         process.running = Some(Running::Done(completion));
-                        effect.tell(node, &mut self.oracle);
+                        if self.members[node].rolled_back.is_none() {
+                            effect.tell(node, &mut self.oracle);
+                        }
                     }
                     Err(error) => self.fatal(node, &error),
                 }
@@ -395,12 +413,6 @@ impl World {
         if let Err(error) = process.marks.flush(&process.view) {
             self.fatal(node, &error);
         }
-    }
-
-    /// A peer is refused: only one that is damaged may be, or for a moment one whose words overtook its hello.
-    pub(crate) fn note_refusal(&mut self, peer: usize, refusal: &Refusal) {
-        let passing = matches!(refusal, Refusal::RolledBack { .. } | Refusal::OldCopy { .. });
-        assert!(passing || self.members[peer].damaged, "{} is refused: {refusal}", number_of(peer));
     }
 }
 

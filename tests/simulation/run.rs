@@ -5,12 +5,14 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use super::plan::{Death, Fault, MILLISECOND, Plan, SECOND, Time};
-use super::world::{Counts, What, World};
+use super::counts::Counts;
+use super::plan::{Death, Fault, MILLISECOND, Plan, Time};
+use super::world::{What, World};
 
-/// Within this time a healed majority must elect, catch up and serve: a few of the longest election timeouts, and the time for which a
-/// leader that could not work does not campaign.
-const HEALING: Time = 40 * SECOND;
+/// Within so many ticks a healed majority must elect and serve, and within as many more all must agree: a few of the longest election
+/// timeouts, and the time for which a leader that could not work does not campaign. Healed clocks tick once a millisecond.
+const HEALING_TICKS: u64 = 40_000;
+const HEALING: Time = HEALING_TICKS * MILLISECOND;
 const STEP: Time = 50 * MILLISECOND;
 
 /// How a run ended that violated nothing.
@@ -84,6 +86,13 @@ fn play(world: &mut World) -> Report {
             process.is_some_and(|process| process.store.applied() == commit && process.replica.node().last().index == commit)
         })
     });
+    for node in 0..world.plan.nodes {
+        let process = world.members[node].process.as_ref();
+        if process.is_some_and(|process| process.store.applied() == world.oracle.commit()) {
+            world.read_back(node);
+        }
+    }
+    world.judge_history();
     lose_power(world);
     let (counts, trace) = (world.counts.clone(), world.trace.0);
     Report { counts, trace, served_after, agreed_after, committed: world.oracle.commit() }
@@ -103,7 +112,7 @@ fn choose_apart(world: &mut World) -> u64 {
 
 fn wait_for(world: &mut World, since: Time, what: &str, done: impl Fn(&World) -> bool) -> Time {
     while !done(world) {
-        assert!(world.now < since + HEALING, "a healed cluster {what} within {} s: {}", HEALING / SECOND, describe(world));
+        assert!(world.now < since + HEALING, "a healed cluster {what} within {HEALING_TICKS} ticks: {}", describe(world));
         world.run_until(world.now + STEP);
     }
     world.now - since

@@ -6,12 +6,12 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use apexkv::protocol::handshake::{Hello, LinkClass};
-use apexkv::server::event::{Outcome, Slot};
 use apexkv::storage::directory::Founding;
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::store::Located;
 
 use super::clients::Client;
+use super::counts::Counts;
 use super::network::{Handshake, Network};
 use super::node::{Member, found_cluster};
 use super::oracle::Oracle;
@@ -64,7 +64,7 @@ pub(crate) enum What {
     Value {
         node: usize,
         life: u64,
-        key: u64,
+        read: usize,
         located: Box<Located>,
     },
     Fault(Fault),
@@ -77,29 +77,33 @@ pub(crate) enum What {
     FreeSpace(usize),
 }
 
-struct Scheduled {
-    at: Time,
+/// What is to happen, in the order of its time and then of its planning. The order is kept among small keys; what they stand for stays
+/// where it is.
+#[derive(Default)]
+struct Queue {
+    order: BinaryHeap<Reverse<(Time, u64, u32)>>,
+    planned: Vec<Option<What>>,
+    free: Vec<u32>,
     sequence: u64,
-    what: What,
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
+impl Queue {
+    fn push(&mut self, at: Time, what: What) {
+        let place = self.free.pop().unwrap_or(self.planned.len() as u32);
+        if place as usize == self.planned.len() {
+            self.planned.push(None);
+        }
+        self.planned[place as usize] = Some(what);
+        self.sequence += 1;
+        self.order.push(Reverse((at, self.sequence, place)));
     }
-}
 
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    /// The next one that is due before `until`.
+    fn pop_before(&mut self, until: Time) -> Option<(Time, What)> {
+        self.order.peek().filter(|Reverse((at, ..))| *at < until)?;
+        let Reverse((at, _, place)) = self.order.pop()?;
+        self.free.push(place);
+        self.planned[place as usize].take().map(|what| (at, what))
     }
 }
 
@@ -115,100 +119,11 @@ impl Trace {
     }
 }
 
-/// How much of what happened.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    /// Inputs of all cores: events, passing time, and rounds.
-    pub(crate) events: u64,
-    pub(crate) messages: u64,
-    pub(crate) lost: u64,
-    pub(crate) repeated: u64,
-    pub(crate) dropped: u64,
-    pub(crate) syncs: u64,
-    pub(crate) elections: u64,
-    pub(crate) starts: u64,
-    pub(crate) fatal: u64,
-    pub(crate) gone: u64,
-    pub(crate) full: u64,
-    pub(crate) refusals: u64,
-    pub(crate) batches: u64,
-    pub(crate) written: u64,
-    pub(crate) without_effect: u64,
-    pub(crate) refused: u64,
-    pub(crate) unknown: u64,
-    pub(crate) reads: u64,
-    pub(crate) scans: u64,
-    /// Disk jobs that were under way when their process died.
-    pub(crate) jobs_cut: u64,
-    pub(crate) faults: std::collections::BTreeMap<&'static str, u64>,
-}
-
-impl Counts {
-    /// All plain numbers, for adding up.
-    pub(crate) fn numbers(&mut self) -> [&mut u64; 20] {
-        let Counts {
-            events,
-            messages,
-            lost,
-            repeated,
-            dropped,
-            syncs,
-            elections,
-            starts,
-            fatal,
-            gone,
-            full,
-            refusals,
-            batches,
-            written,
-            without_effect,
-            refused,
-            unknown,
-            reads,
-            scans,
-            jobs_cut,
-            faults: _,
-        } = self;
-        [
-            events,
-            messages,
-            lost,
-            repeated,
-            dropped,
-            syncs,
-            elections,
-            starts,
-            fatal,
-            gone,
-            full,
-            refusals,
-            batches,
-            written,
-            without_effect,
-            refused,
-            unknown,
-            reads,
-            scans,
-            jobs_cut,
-        ]
-    }
-
-    pub(crate) fn answer(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Written { .. } => self.written += 1,
-            Outcome::NotFound | Outcome::Conflict { .. } => self.without_effect += 1,
-            Outcome::Unknown(_) => self.unknown += 1,
-            _ => self.refused += 1,
-        }
-    }
-}
-
 /// See the module's doc.
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) now: Time,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    sequence: u64,
+    queue: Queue,
     pub(crate) random: Random,
     pub(crate) founding: Arc<Founding>,
     pub(crate) members: Vec<Member>,
@@ -217,8 +132,6 @@ pub(crate) struct World {
     pub(crate) oracle: Oracle,
     /// The newest version that any client has learned, for each key.
     pub(crate) known: Vec<u64>,
-    /// The operations of writes that lie in inboxes, by client and slot.
-    pub(crate) handed_in: HashMap<(u64, Slot), usize>,
     /// Nodes whose starts are to be cut, and how they go on.
     pub(crate) interrupted: HashMap<usize, (Death, Time)>,
     /// Nodes whose disk was ordered to fail.
@@ -258,8 +171,7 @@ impl World {
         }
         let mut world = World {
             now: 0,
-            queue: BinaryHeap::new(),
-            sequence: 0,
+            queue: Queue::default(),
             random: Random::new(plan.seed, 3),
             founding,
             members,
@@ -267,7 +179,6 @@ impl World {
             clients: vec![Client::default(); plan.clients],
             oracle: Oracle::new(plan.nodes, plan.keys),
             known: vec![0; plan.keys as usize],
-            handed_in: HashMap::new(),
             interrupted: HashMap::new(),
             failing: HashMap::new(),
             quiet: false,
@@ -290,17 +201,12 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, at: Time, what: What) {
-        self.sequence += 1;
-        self.queue.push(Reverse(Scheduled { at, sequence: self.sequence, what }));
+        self.queue.push(at, what);
     }
 
     /// Lets everything happen that is due before `until`.
     pub(crate) fn run_until(&mut self, until: Time) {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.at >= until {
-                break;
-            }
-            let Some(Reverse(Scheduled { at, what, .. })) = self.queue.pop() else { break };
+        while let Some((at, what)) = self.queue.pop_before(until) {
             self.now = self.now.max(at);
             self.happen(what);
         }
@@ -353,7 +259,7 @@ impl World {
             What::Pulse(number) => self.pulse(number),
             What::Client(number) => self.client_turn(number),
             What::Read { client, epoch } => self.read_now(client, epoch),
-            What::Value { node, life, key, located } => self.read_value(node, life, key, &located),
+            What::Value { node, life, read, located } => self.read_value(node, life, read, &located),
             What::Fault(fault) => self.strike(fault),
             What::CutPower { node, death, down } => self.cut_power(node, death, down),
             What::FreeSpace(node) => self.free_space(node),

@@ -3,6 +3,7 @@
 use crate::arguments::{ADMIN_PORT_OFFSET, CLIENT_PORT_OFFSET};
 use crate::error::Error;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// One node as it is to be started.
@@ -16,6 +17,8 @@ pub(crate) struct Member {
     pub(crate) data_dir: PathBuf,
     /// The ids of the others.
     pub(crate) peers: Vec<String>,
+    /// Addresses under which it reaches others, by their ids; for those that are not named, the id is the address.
+    pub(crate) dial: Vec<(String, SocketAddr)>,
 }
 
 impl Member {
@@ -41,6 +44,7 @@ impl Member {
             arguments.extend(["--peers".into(), self.peers.join(",").into()]);
         }
         arguments.extend(["--data-dir".into(), self.data_dir.clone().into()]);
+        arguments.extend(self.dial.iter().flat_map(|(id, address)| ["--dial".into(), format!("{id}={address}").into()]));
         arguments
     }
 
@@ -60,6 +64,7 @@ pub(crate) fn members(host: &str, ports: &[u16], data_dir: &Path) -> Vec<Member>
         port: *port,
         data_dir: data_dir.join(format!("{host}-{port}")),
         peers: ports.iter().filter(|other| *other != port).map(id).collect(),
+        dial: Vec::new(),
     };
     ports.iter().map(member).collect()
 }
@@ -91,6 +96,13 @@ mod tests {
         assert_eq!(members[1].ports().map(|(port, _)| port), [8002, 9002, 10002]);
         let line = members[1].command_line(Path::new("/bin/apexkv"));
         assert_eq!(line, "/bin/apexkv --id localhost:8002 --peers localhost:8001,localhost:8003 --data-dir data/localhost-8002");
+    }
+
+    #[test]
+    fn other_ways_to_a_peer_are_on_the_command_line() {
+        let mut members = members("localhost", &[8001, 8002], Path::new("data"));
+        members[0].dial = vec![(members[1].id(), SocketAddr::from(([127, 0, 0, 1], 7)))];
+        assert!(members[0].command_line(Path::new("apexkv")).ends_with(" --dial localhost:8002=127.0.0.1:7"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! node is the real server binary with its ordinary command line; nothing here knows what is inside.
 
 mod members;
+pub(crate) mod network;
 mod ports;
 mod process;
 pub(crate) mod scratch;

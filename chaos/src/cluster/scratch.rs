@@ -1,6 +1,8 @@
 //! A cluster that lives for one run: free ports, a folder of its own, and nothing left of it afterwards unless something went wrong or
 //! the user wants to keep it.
 
+use super::members::Member;
+use super::network::{Flow, Network, Way};
 use super::{Cluster, Death, describe, members, ports, server_binary, status};
 use crate::arguments::ScratchArguments;
 use crate::error::Error;
@@ -20,6 +22,8 @@ const LAST_LINES: usize = 8;
 /// A scratch cluster. Dropping it kills the nodes and removes the folder, unless it is to be kept.
 pub(crate) struct Scratch {
     cluster: Cluster,
+    /// If the nodes reach each other through proxies.
+    network: Option<Network>,
     folder: PathBuf,
     keep: bool,
 }
@@ -27,11 +31,22 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// Finds ports, makes the folder, and starts all nodes; a second Ctrl-C kills them and removes the folder.
     pub(crate) fn start(arguments: &ScratchArguments, stop: &Stop) -> Result<Scratch, Error> {
+        Scratch::start_over(false, arguments, stop)
+    }
+
+    /// The same, with links between the nodes that can be broken.
+    pub(crate) fn start_with_network(arguments: &ScratchArguments, stop: &Stop) -> Result<Scratch, Error> {
+        Scratch::start_over(true, arguments, stop)
+    }
+
+    fn start_over(with_network: bool, arguments: &ScratchArguments, stop: &Stop) -> Result<Scratch, Error> {
         let server = server_binary(arguments.server.as_deref())?;
         let ports = ports::find_free(usize::from(arguments.nodes))?;
         let folder = make_folder(arguments)?;
         let keep = arguments.keep.is_some();
-        let mut scratch = Scratch { cluster: Cluster::new(server, members("127.0.0.1", &ports, &folder)), folder, keep };
+        let mut members = members("127.0.0.1", &ports, &folder);
+        let network = if with_network { Some(connect_through_network(&mut members)?) } else { None };
+        let mut scratch = Scratch { cluster: Cluster::new(server, members), network, folder, keep };
         let (running, folder) = (scratch.cluster.running(), scratch.folder.clone());
         stop.at_abort(move || {
             running.kill_all();
@@ -99,6 +114,20 @@ impl Scratch {
     /// Lets paused nodes go on.
     pub(crate) fn resume(&self, nodes: &[usize]) {
         nodes.iter().for_each(|node| self.cluster.signal(*node, Signal::CONT));
+    }
+
+    /// Changes what links let through; all that are not named are open.
+    pub(crate) fn set_links(&self, flows: &[(Way, Flow)]) {
+        self.links().set(flows);
+    }
+
+    /// Breaks the connections that use one of these ways.
+    pub(crate) fn break_links(&self, flows: &[(Way, Flow)]) {
+        self.links().break_off(flows);
+    }
+
+    fn links(&self) -> &Network {
+        self.network.as_ref().expect("only a cluster that was started with a network has links to change")
     }
 
     /// The node that leads now.
@@ -178,6 +207,17 @@ impl Drop for Scratch {
             remove(&self.folder);
         }
     }
+}
+
+/// Lets every member dial every other one through a proxy.
+fn connect_through_network(members: &mut [Member]) -> Result<Network, Error> {
+    let ids: Vec<String> = members.iter().map(Member::id).collect();
+    let network = Network::start(&ids)?;
+    for (from, member) in members.iter_mut().enumerate() {
+        let others = ids.iter().enumerate().filter(|(to, _)| *to != from);
+        member.dial = others.map(|(to, id)| (id.clone(), network.address(from, to))).collect();
+    }
+    Ok(network)
 }
 
 /// Removes a folder of our own making. What cannot be removed stays: this is the end of the run, and its result is known.

@@ -2,6 +2,7 @@
 
 use apexkv_client::Client;
 use serde_json::Value;
+use std::thread;
 use std::time::Duration;
 
 /// Time for one node's answer; a node that takes longer counts as silent.
@@ -49,8 +50,12 @@ pub(crate) fn ask(endpoint: &str) -> Result<Status, String> {
 
 /// The node that leads, by position and status: of several that say so the one with the highest term, as the others do not know yet.
 pub(crate) fn find_leader(endpoints: &[String]) -> Option<(usize, Status)> {
-    let answers = endpoints.iter().map(|endpoint| ask(endpoint).ok()).enumerate();
-    newest_leader(answers.filter_map(|(node, status)| Some((node, status?))))
+    // All at once: nodes that are silent cost their time once and not each.
+    let answers: Vec<Option<Status>> = thread::scope(|scope| {
+        let asked: Vec<_> = endpoints.iter().map(|endpoint| scope.spawn(|| ask(endpoint).ok())).collect();
+        asked.into_iter().map(|thread| thread.join().expect("a panic ends the process, so every question returns")).collect()
+    });
+    newest_leader(answers.into_iter().enumerate().filter_map(|(node, status)| Some((node, status?))))
 }
 
 fn newest_leader(answers: impl Iterator<Item = (usize, Status)>) -> Option<(usize, Status)> {

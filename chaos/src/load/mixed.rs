@@ -1,8 +1,12 @@
 //! Clients that do everything at once on few keys: SET, GET, DEL and CAS, each client one operation at a time. What they called, when,
 //! and what was answered is recorded; whether that can be is judged at the end, when all of it is known.
 //!
+//! Half of them look for the leader, as clients do; the others ask nodes at random, leaders or not. Of those again half only read, so that
+//! no write that hangs keeps them from seeing what a deposed leader says.
+//!
 //! Now and then the keys are left for fresh ones, so that no key's history grows beyond what is judged quickly.
 
+use super::direct::Direct;
 use super::session::{Session, Settings};
 use crate::error::Error as ProgramError;
 use apexkv_chaos::linearizability::{Answer, Call, History, Operation, Returned};
@@ -25,6 +29,8 @@ const OPERATIONS_PER_KEYS: u64 = 8_000;
 const OPERATIONS_MAX: u64 = 1_000_000;
 /// Longest pause of a client between two operations.
 const PAUSE_MAX: Duration = Duration::from_millis(3);
+/// The same for a client that only reads: what a node says between two states is seen only by who asks all the time.
+const READER_PAUSE_MAX: Duration = Duration::from_micros(300);
 /// Pause after an operation that no node took.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -34,7 +40,8 @@ pub(crate) fn mix(session: &Arc<Session>, number: usize) -> History {
     let client = session.client(|_| ()).expect("the command line has checked endpoints and time limits");
     let seed = settings.seed.wrapping_add(0x6d69_7865_6400 + number as u64);
     let chance = ChaCha8Rng::seed_from_u64(seed);
-    let mut mixer = Mixer { session, client, number, chance, seen: [0; KEYS as usize], keys: 0, history: History::default() };
+    let direct = (number % 2 == 1).then(|| Direct::new(&settings.endpoints));
+    let mut mixer = Mixer { session, client, direct, number, chance, seen: [0; KEYS as usize], keys: 0, history: History::default() };
     while session.is_writing() {
         let operation = session.next_mixed();
         if operation >= OPERATIONS_MAX {
@@ -49,6 +56,8 @@ pub(crate) fn mix(session: &Arc<Session>, number: usize) -> History {
 struct Mixer<'a> {
     session: &'a Session,
     client: Client,
+    /// Of a client that asks nodes at random.
+    direct: Option<Direct>,
     number: usize,
     chance: ChaCha8Rng,
     /// The newest version that this client has seen of each key in use; makes compare-and-sets that may succeed.
@@ -67,14 +76,18 @@ impl Mixer<'_> {
         let place = self.chance.random_range(0..KEYS);
         let key = name(&self.session.settings, keys * KEYS + place);
         let value = || format!("mixed_{operation}").into_bytes();
+        let node = self.chance.random_range(0..self.session.settings.endpoints.len() as u64) as usize;
+        let is_reader = self.number % 4 == 1;
+        let only_reads = is_reader || self.direct.as_ref().is_some_and(|direct| !direct.expects_answer(node));
         let call = match self.chance.random_range(0..10u32) {
+            _ if only_reads => Call::Get,
             0..3 => Call::Put { value: value() },
             3..6 => Call::CompareAndSet { expected: self.seen[place as usize], value: value() },
             6 => Call::Delete,
             _ => Call::Get,
         };
         let invoked = self.session.microseconds();
-        let answer = self.perform(&key, &call);
+        let answer = self.perform(node, &key, &call);
         let at = self.session.microseconds();
         match &answer {
             Some(Answer::Written { version } | Answer::Found { version: Some(version), .. } | Answer::Conflict { current: version }) => {
@@ -84,14 +97,22 @@ impl Mixer<'_> {
             _ => {}
         }
         let refused = answer == Some(Answer::Refused);
+        if answer.is_some() && !refused {
+            self.session.count_answer();
+        }
         let returned = answer.map(|answer| Returned { at, answer });
         self.history.push(Operation { process: self.number as u32, key, invoked, call, returned });
-        let pause = Duration::from_micros(self.chance.random_range(0..PAUSE_MAX.as_micros() as u64));
-        std::thread::sleep(if refused { REFUSAL_PAUSE } else { pause });
+        let longest = if is_reader { READER_PAUSE_MAX } else { PAUSE_MAX };
+        let pause = Duration::from_micros(self.chance.random_range(0..longest.as_micros() as u64));
+        // A random node that does not lead is no reason to wait: another one may.
+        std::thread::sleep(if refused && self.direct.is_none() { REFUSAL_PAUSE } else { pause });
     }
 
-    /// Carries one operation to an end. `None`: its outcome was not learned.
-    fn perform(&mut self, key: &[u8], call: &Call) -> Option<Answer> {
+    /// Carries one operation to an end; at this node, if this client asks nodes at random. `None`: its outcome was not learned.
+    fn perform(&mut self, node: usize, key: &[u8], call: &Call) -> Option<Answer> {
+        if let Some(direct) = &mut self.direct {
+            return direct.perform(node, key, call);
+        }
         let result = match call {
             Call::Put { value } => self.client.set(key, value).map(|version| Answer::Written { version }),
             Call::Get => self.client.get_versioned(key).map(found),

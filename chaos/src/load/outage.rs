@@ -59,6 +59,7 @@ pub(crate) struct Tracker {
     leader: Option<Leader>,
     down: Option<Down>,
     outages: Vec<Outage>,
+    leaders: Vec<(Instant, String)>,
     failovers: u64,
 }
 
@@ -66,6 +67,11 @@ impl Tracker {
     /// Finished outages, oldest first.
     pub(crate) fn outages(&self) -> &[Outage] {
         &self.outages
+    }
+
+    /// Who acknowledged from when on, oldest first.
+    pub(crate) fn leaders(&self) -> &[(Instant, String)] {
+        &self.leaders
     }
 
     /// How often another node than before acknowledged.
@@ -88,6 +94,7 @@ impl Tracker {
         let found = |now| Leader { endpoint: endpoint.to_owned(), found: now, last_acknowledged: now };
         let Some(leader) = &mut self.leader else {
             self.leader = Some(found(now));
+            self.leaders.push((now, endpoint.to_owned()));
             return Some(Change::Found { leader: endpoint.to_owned() });
         };
         if began < leader.found || self.down.as_ref().is_some_and(|down| began < down.noticed) {
@@ -97,6 +104,7 @@ impl Tracker {
         let moved = old_leader != endpoint;
         if moved {
             self.failovers += 1;
+            self.leaders.push((now, endpoint.to_owned()));
             *leader = found(now);
         } else {
             leader.last_acknowledged = now;
@@ -154,6 +162,7 @@ mod tests {
         assert_eq!(outage.length(), Duration::from_millis(200));
         assert_eq!((outage.old_leader.as_str(), outage.new_leader.as_str()), ("a:1", "b:1"));
         assert_eq!((tracker.failovers(), tracker.outages().len()), (1, 1));
+        assert_eq!(tracker.leaders(), [(clock.at(10), "a:1".to_owned()), (clock.at(300), "b:1".to_owned())]);
         assert_eq!(tracker.down_since(), None);
     }
 

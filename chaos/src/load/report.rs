@@ -1,4 +1,5 @@
-//! The report at the end: what was written, what broke, and the verdict. Text only, at most 80 columns unless a violation needs more.
+//! The report at the end: what was written, what broke, and the verdict. Words only, at most 80 columns unless a violation needs more;
+//! the pictures are drawn elsewhere.
 
 use super::mixed;
 use super::session::{Evidence, Settings};
@@ -43,6 +44,16 @@ impl Verdict {
         }
     }
 
+    /// Whether everything is proved and well.
+    pub(crate) fn is_good(self) -> bool {
+        self.exit_code() == EXIT_OK
+    }
+
+    /// Whether something is proved to be wrong.
+    pub(crate) fn is_violation(self) -> bool {
+        self.exit_code() == EXIT_VIOLATION
+    }
+
     /// The number that the process ends with.
     pub(crate) fn exit_code(self) -> u8 {
         match self {
@@ -53,85 +64,135 @@ impl Verdict {
     }
 }
 
-/// Prints the report and returns the verdict.
-pub(crate) fn print(screen: &Screen, settings: &Settings, evidence: &Evidence, read_back: &ReadBack) -> Verdict {
+/// A line of the report with what belongs to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// What it is about; nine characters at most.
+    pub(crate) label: &'static str,
+    /// The text, and lines below it.
+    pub(crate) lines: Vec<String>,
+    /// Whether it says that something is wrong.
+    pub(crate) is_bad: bool,
+}
+
+/// What is said at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) verdict: Verdict,
+    /// The verdict in words.
+    pub(crate) headline: String,
+    /// What proves the verdict, or stands in its way.
+    pub(crate) details: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Judges a run, and puts into words what it has shown.
+pub(crate) fn compose(settings: &Settings, evidence: &Evidence, read_back: &ReadBack) -> Report {
     let mixed = linearizability::check(&evidence.history);
     let verdict = Verdict::of(evidence, read_back, &mixed);
-    print_numbers(screen, evidence);
-    print_outages(screen, evidence);
+    let mut rows = numbers(evidence);
+    rows.push(outages(evidence));
     let late: u64 = evidence.findings.histories.iter().map(|(_, history)| history.late()).sum();
     let late = if late > 0 { format!("; {late} unknown writes took effect late") } else { String::new() };
-    screen.line(format_args!("Read back {} keys in {}{late}", grouped(read_back.read), short_time(read_back.took)));
-    print_mixed(screen, settings, &evidence.history, &mixed);
-    let (colour, text) = match verdict {
-        Verdict::Kept => (Colour::Green, "VERDICT   lost = 0: every acknowledged write is there".to_owned()),
-        Verdict::Violated { keys } => (Colour::Red, format!("VERDICT   VIOLATED: lost = {keys} (keys that contradict their history)")),
-        Verdict::Unproved { unread } => (Colour::Yellow, format!("VERDICT   UNPROVED: {} keys could not be read", grouped(unread))),
-        Verdict::NotLinearizable => (Colour::Red, "VERDICT   VIOLATED: the answers on a shared key contradict each other".to_owned()),
-        Verdict::Undecided => (Colour::Yellow, "VERDICT   UNPROVED: a shared key's history is too tangled to judge".to_owned()),
-        Verdict::NothingWritten => (Colour::Yellow, "VERDICT   UNPROVED: no write was acknowledged".to_owned()),
+    rows.push(Row::new("Read back", format!("{} keys in {}{late}", grouped(read_back.read), short_time(read_back.took))));
+    rows.extend(mixed_row(settings, &evidence.history, &mixed));
+    let headline = match verdict {
+        Verdict::Kept => "lost = 0: every acknowledged write is there".to_owned(),
+        Verdict::Violated { keys } => format!("VIOLATED: lost = {keys} (keys that contradict their history)"),
+        Verdict::Unproved { unread } => format!("UNPROVED: {} keys could not be read", grouped(unread)),
+        Verdict::NotLinearizable => "VIOLATED: the answers on a shared key contradict each other".to_owned(),
+        Verdict::Undecided => "UNPROVED: a shared key's history is too tangled to judge".to_owned(),
+        Verdict::NothingWritten => "UNPROVED: no write was acknowledged".to_owned(),
     };
-    screen.line(screen.paint(colour, text));
-    for (key, violation) in evidence.findings.violations.iter().take(LISTED_MAX) {
-        screen.line(format_args!("          {}: {violation}", settings.key(*key)));
-    }
+    let violations = evidence.findings.violations.iter().take(LISTED_MAX);
+    let mut details: Vec<String> = violations.map(|(key, violation)| format!("{}: {violation}", settings.key(*key))).collect();
     let reason = read_back.last_failure.as_ref().filter(|_| read_back.unread > 0);
-    if let Some(reason) = reason.or(evidence.findings.last_refusal.as_ref().filter(|_| verdict == Verdict::NothingWritten)) {
-        screen.line(format_args!("          last failure: {reason}"));
+    let refusal = evidence.findings.last_refusal.as_ref().filter(|_| verdict == Verdict::NothingWritten);
+    details.extend(reason.or(refusal).map(|reason| format!("last failure: {reason}")));
+    Report { verdict, headline, details, rows }
+}
+
+/// Shows the report.
+pub(crate) fn print(screen: &Screen, report: &Report) {
+    print_rows(screen, &report.rows);
+    let colour = if report.verdict.is_good() {
+        Colour::Green
+    } else if report.verdict.is_violation() {
+        Colour::Red
+    } else {
+        Colour::Yellow
+    };
+    screen.line(screen.paint(colour, format_args!("VERDICT   {}", report.headline)));
+    report.details.iter().for_each(|line| screen.line(format_args!("          {line}")));
+}
+
+/// Shows some rows.
+pub(crate) fn print_rows(screen: &Screen, rows: &[Row]) {
+    for row in rows {
+        for (number, line) in row.lines.iter().enumerate() {
+            let text = format!("{:<10}{line}", if number == 0 { row.label } else { "" });
+            screen.line(if row.is_bad { screen.paint(Colour::Red, text) } else { text });
+        }
     }
-    verdict
+}
+
+impl Row {
+    /// A row of one line about something that is as it should be.
+    pub(crate) fn new(label: &'static str, text: String) -> Row {
+        Row { label, lines: vec![text], is_bad: false }
+    }
 }
 
 /// What the mixed clients have shown; times of operations in microseconds.
-fn print_mixed(screen: &Screen, settings: &Settings, history: &linearizability::History, verdict: &linearizability::Verdict) {
+fn mixed_row(settings: &Settings, history: &linearizability::History, verdict: &linearizability::Verdict) -> Option<Row> {
     if settings.mixed == 0 {
-        return;
+        return None;
     }
     let operations = history.operations();
     let unknown = operations.iter().filter(|operation| operation.returned.is_none()).count();
     let (count, keys) = (grouped(operations.len() as u64), mixed::keys(history).len());
     let text = match verdict {
         linearizability::Verdict::Linearizable => "linearizable".to_owned(),
-        linearizability::Verdict::Violation { .. } => screen.paint(Colour::Red, "NOT LINEARIZABLE"),
+        linearizability::Verdict::Violation { .. } => "NOT LINEARIZABLE".to_owned(),
         linearizability::Verdict::Undecided { steps, .. } => format!("undecided after {} steps", grouped(*steps)),
     };
-    screen.line(format_args!("Mixed     {count} operations by {} clients on {keys} keys, {unknown} unknown: {text}", settings.mixed));
+    let text = format!("{count} operations by {} clients on {keys} keys, {unknown} unknown: {text}", settings.mixed);
+    let mut row = Row::new("Mixed", text);
     if let linearizability::Verdict::Violation { key, piece } = verdict {
-        screen.line(format_args!("          key {}; these cannot all be true (times in microseconds):", key.escape_ascii()));
-        piece.iter().for_each(|operation| screen.line(format_args!("          {operation}")));
+        row.is_bad = true;
+        row.lines.push(format!("key {}; these cannot all be true (times in microseconds):", key.escape_ascii()));
+        row.lines.extend(piece.iter().map(ToString::to_string));
     }
+    Some(row)
 }
 
-fn print_numbers(screen: &Screen, evidence: &Evidence) {
+fn numbers(evidence: &Evidence) -> Vec<Row> {
     let findings = &evidence.findings;
     let acknowledged = findings.latencies.len();
-    screen.line(format_args!(
-        "Writes    {} acknowledged, {} unknown, {} refused and repeated",
-        grouped(acknowledged),
-        grouped(findings.unknown),
-        grouped(findings.refused)
-    ));
+    let (unknown, refused) = (grouped(findings.unknown), grouped(findings.refused));
+    let writes = format!("{} acknowledged, {unknown} unknown, {refused} refused and repeated", grouped(acknowledged));
+    let mut rows = vec![Row::new("Writes", writes)];
     if acknowledged > 0 {
         let quantile = |quantile| short_time(Duration::from_micros(findings.latencies.value_at_quantile(quantile)));
-        screen.line(format_args!("Latency   p50 {}, p99 {}, max {}", quantile(0.5), quantile(0.99), quantile(1.0)));
+        rows.push(Row::new("Latency", format!("p50 {}, p99 {}, max {}", quantile(0.5), quantile(0.99), quantile(1.0))));
     }
+    rows
 }
 
-fn print_outages(screen: &Screen, evidence: &Evidence) {
+fn outages(evidence: &Evidence) -> Row {
     let longest = evidence.outages.iter().map(|outage| outage.length()).max();
     let longest = longest.map_or_else(|| "none".to_owned(), short_time);
-    screen.line(format_args!("Failovers {}, outages {}, longest {longest}", evidence.failovers, evidence.outages.len()));
+    let mut row = Row::new("Failovers", format!("{}, outages {}, longest {longest}", evidence.failovers, evidence.outages.len()));
     for outage in evidence.outages.iter().take(LISTED_MAX) {
         let at = outage.since.saturating_duration_since(evidence.started).as_secs_f64();
         let (old, new) = (short_endpoint(&outage.old_leader), short_endpoint(&outage.new_leader));
-        screen.line(format_args!("          at {at:.1} s for {}: {old} -> {new}", short_time(outage.length())));
+        row.lines.push(format!("at {at:.1} s for {}: {old} -> {new}", short_time(outage.length())));
     }
     if evidence.outages.len() > LISTED_MAX {
-        screen.line(format_args!("          and {} more", evidence.outages.len() - LISTED_MAX));
+        row.lines.push(format!("and {} more", evidence.outages.len() - LISTED_MAX));
     }
-    if let Some(down) = evidence.down_for {
-        screen.line(format_args!("          and still down, for {}", short_time(down)));
-    }
+    row.lines.extend(evidence.down_for.map(|down| format!("and still down, for {}", short_time(down))));
+    row
 }
 
 #[cfg(test)]
@@ -139,6 +200,7 @@ mod tests {
     use super::*;
     use crate::load::history::Violation;
     use crate::load::session::Findings;
+    use crate::load::throughput::Throughput;
     use std::time::Instant;
 
     fn verdict(writes: u64, unread: u64, wrong_keys: &[u64]) -> Verdict {
@@ -147,7 +209,18 @@ mod tests {
         let violation = Violation::VersionNotGrown { acknowledged: 1, certain: 2 };
         findings.violations = wrong_keys.iter().map(|key| (*key, violation.clone())).collect();
         let history = linearizability::History::default();
-        let evidence = Evidence { findings, history, outages: Vec::new(), failovers: 0, down_for: None, started: Instant::now() };
+        let now = Instant::now();
+        let evidence = Evidence {
+            findings,
+            history,
+            outages: Vec::new(),
+            failovers: 0,
+            leaders: Vec::new(),
+            throughput: Throughput::default(),
+            down_for: None,
+            started: now,
+            ended: now,
+        };
         let read_back = ReadBack { read: 1, unread, took: Duration::ZERO, last_failure: None };
         Verdict::of(&evidence, &read_back, &linearizability::Verdict::Linearizable)
     }

@@ -3,6 +3,7 @@
 use super::history::{History, Violation, WriteNumber};
 use super::mixed;
 use super::outage::{Change, Outage, Tracker};
+use super::throughput::Throughput;
 use super::writer;
 use crate::error::Error;
 use crate::screen::{Colour, Screen, grouped, short_endpoint, short_time};
@@ -70,6 +71,7 @@ pub(crate) struct Session {
     numbers: AtomicU64,
     acknowledged: AtomicU64,
     mixed: AtomicU64,
+    throughput: Mutex<Throughput>,
 }
 
 impl Session {
@@ -102,9 +104,15 @@ impl Session {
         client(&self.settings.endpoints, self.settings.attempt_timeout).observer(observer).build()
     }
 
+    /// A write was acknowledged, or an operation of a mixed client was answered.
+    pub(crate) fn count_answer(&self) {
+        self.throughput.lock().count(self.started.elapsed());
+    }
+
     /// `write` was acknowledged by `endpoint` on an attempt that began at `began`.
     pub(crate) fn write_acknowledged(&self, key: u64, number: WriteNumber, endpoint: &str, began: Instant) {
         self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        self.count_answer();
         let change = self.tracker.lock().acknowledged(endpoint, began, Instant::now());
         self.announce(change);
         if self.settings.show_events {
@@ -223,9 +231,15 @@ pub(crate) struct Evidence {
     pub(crate) history: linearizability::History,
     pub(crate) outages: Vec<Outage>,
     pub(crate) failovers: u64,
+    /// Who acknowledged from when on.
+    pub(crate) leaders: Vec<(Instant, String)>,
+    /// When what was answered.
+    pub(crate) throughput: Throughput,
     /// How long the cluster has been down, if it still is.
     pub(crate) down_for: Option<Duration>,
     pub(crate) started: Instant,
+    /// When the writers were told to stop.
+    pub(crate) ended: Instant,
 }
 
 /// Writers at work.
@@ -250,6 +264,7 @@ impl Load {
             numbers: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             mixed: AtomicU64::new(0),
+            throughput: Mutex::default(),
         });
         let mut load = Load { session, writers: Vec::new(), mixers: Vec::new(), rate: (now, 0, 0.0) };
         for number in 0..load.session.settings.writers {
@@ -291,6 +306,7 @@ impl Load {
 
     /// Stops the writers and waits for their last attempts, each at most one attempt's time long.
     pub(crate) fn finish(self) -> Evidence {
+        let ended = Instant::now();
         self.session.writing.store(false, Ordering::Relaxed);
         let mut findings = Findings::new();
         for writer in self.writers {
@@ -308,8 +324,11 @@ impl Load {
             history,
             outages: tracker.outages().to_vec(),
             failovers: tracker.failovers(),
+            leaders: tracker.leaders().to_vec(),
+            throughput: std::mem::take(&mut *self.session.throughput.lock()),
             down_for: tracker.down_since().map(|since| since.elapsed()),
             started: self.session.started,
+            ended,
         }
     }
 }

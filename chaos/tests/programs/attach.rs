@@ -143,3 +143,56 @@ fn answers_that_contradict_each_other_are_shown() {
     assert!(output.contains("NOT LINEARIZABLE") && output.contains("these cannot all be true"), "{output}");
     assert!(output.contains("-> written as version "), "{output}");
 }
+
+#[test]
+fn a_run_on_a_cluster_of_somebody_else_breaks_nothing_and_reports_the_same() {
+    let fake = Fake::start(3);
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("report.html").display().to_string();
+    let output =
+        run(&["run", "--endpoints", &fake.endpoints(), "--duration", "1s", "--attempt-timeout", "30s", "--report", &path]).expect_code(0);
+    for expected in ["Timeline  0 s", "11111111", "Available 100 % of the time", " by 4 clients on ", ": linearizable", "lost = 0"] {
+        assert!(output.contains(expected), "{expected:?} is missing in:\n{output}");
+    }
+    let mut lines = output.lines().filter(|line| !line.starts_with("Report "));
+    assert!(lines.all(|line| line.chars().count() <= 80), "{output}");
+    assert!(!output.contains('\x1b'), "colours although this is no terminal: {output}");
+    let page = std::fs::read_to_string(&path).expect("it was written");
+    for expected in
+        ["<!DOCTYPE html>", "<svg ", "class=\"bar\"", "lost = 0", "100 % of the time", "Nothing was broken on purpose", fake.address(0)]
+    {
+        assert!(page.contains(expected), "{expected:?} is missing in:\n{page}");
+    }
+    assert_eq!(fake.keys(), [""; 0], "nothing is left behind");
+}
+
+#[test]
+fn a_violation_is_in_the_report_with_its_smallest_bad_piece() {
+    let fake = Fake::start(1);
+    fake.make_reads_stale();
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("report.html").display().to_string();
+    run(&["run", "--endpoints", &fake.endpoints(), "--duration", "500ms", "--report", &path]).expect_code(1);
+    let page = std::fs::read_to_string(&path).expect("it was written");
+    for expected in ["class=\"verdict bad\"", "VIOLATED", "NOT LINEARIZABLE", "these cannot all be true", "-&gt; written as version "] {
+        assert!(page.contains(expected), "{expected:?} is missing in:\n{page}");
+    }
+}
+
+#[test]
+fn an_outage_is_in_the_timeline_and_in_the_availability() {
+    let fake = Fake::start(3);
+    let mut program = Program::start(&["--endpoints", &fake.endpoints(), "--writers", "3"]);
+    program.wait_for("Set user_");
+    fake.set_leader(None);
+    program.wait_for("Cluster Down!");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    fake.set_leader(Some(2));
+    program.wait_for("Leader found again");
+    program.signal("INT");
+    let output = program.wait().expect_code(0);
+    let line = |name: &str| output.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in:\n{output}"));
+    assert!(line("leader ").contains('1') && line("leader ").contains('3'), "{output}");
+    assert!(line("outages ").contains('!'), "{output}");
+    assert!(!line("Available ").contains(" 100 %"), "{output}");
+}

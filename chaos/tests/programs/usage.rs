@@ -25,9 +25,28 @@ fn values_out_of_range_are_refused() {
 
 #[test]
 fn faults_that_cannot_be_made_are_refused_with_those_that_can() {
-    refused(&["run", "--faults", "partition"], "kill, pause");
-    refused(&["run", "--faults", "kill,partition"], "kill, pause");
-    refused(&["run", "--faults", "explode"], "kill and pause");
+    refused(&["run", "--faults", "explode"], "kill, pause, partition, one-way, bridge, slow, break, and all");
+    refused(&["run", "--faults", "kill,"], "kill, pause, partition");
+    refused(&["run", "--faults", "bridge", "--nodes", "2"], "--faults bridge takes at least 3 nodes");
+    refused(&["run", "--faults", "kill,partition", "--nodes", "1"], "--faults partition takes at least 2 nodes");
+}
+
+#[test]
+fn nothing_is_broken_in_a_cluster_of_somebody_else() {
+    for breaking in [&["--faults", "kill"][..], &["--nodes", "3"], &["--keep", "x"], &["--scratch-in", "x"]] {
+        let arguments = [&["run", "--endpoints", "localhost:1"], breaking].concat();
+        refused(&arguments, "cannot be used with");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named_before_anything_is_started() {
+    for flag in ["--report", "--history"] {
+        let output = run(&["run", "--server", "/bin/false", flag, "/nonexistent/file"]).expect_code(7);
+        assert!(output.contains("cannot write /nonexistent/file") && !output.contains("Seed"), "{output}");
+        let output = run(&["--endpoints", "localhost:1", flag, "/nonexistent/file"]).expect_code(7);
+        assert!(output.contains("cannot write /nonexistent/file"), "{output}");
+    }
 }
 
 #[test]

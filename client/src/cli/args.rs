@@ -81,11 +81,25 @@ pub(crate) enum Command {
     /// List keys in byte order: KEY, TAB, VERSION, TAB, VALUE a line, escaped with backslashes
     Scan(ScanArguments),
     /// Show every endpoint's view of itself and the cluster
-    Status,
+    Status(StatusArguments),
     /// Measure the round trip to the first endpoint that answers
     Ping,
+    /// Type commands one after the other, with history and completion; reads them from standard input if that is no terminal
+    Shell,
+    /// Print a completion script, for example: apexkv-client completions bash > /etc/bash_completion.d/apexkv-client
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
     /// Load the leader and report operations per second and latencies
     Bench(BenchOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    /// First wait until a leader serves reads, at most this long
+    #[arg(long, env = "APEXKV_WAIT_LEADER", value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait_leader: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -108,7 +122,8 @@ impl Command {
             Command::Set { key, .. } | Command::Get { key } | Command::Getv { key } | Command::Del { key } | Command::Cas { key, .. } => {
                 Some(bytes(key))
             }
-            Command::Check | Command::Scan(_) | Command::Status | Command::Ping | Command::Bench(_) => None,
+            Command::Check | Command::Scan(_) | Command::Status(_) | Command::Ping | Command::Bench(_) => None,
+            Command::Shell | Command::Completions { .. } => None,
         }
     }
 }

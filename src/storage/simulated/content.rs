@@ -75,12 +75,10 @@ impl Content {
         let mut at = offset;
         while at < offset + bytes {
             let some = (offset + bytes - at).min(PAGE - at % PAGE);
-            if some == PAGE {
-                self.pages[at / PAGE].clone_from(&other.pages[at / PAGE]);
-            } else {
-                let mut copy = [0; PAGE];
-                other.read(&mut copy[..some], at);
-                self.write(&copy[..some], at);
+            match &other.pages[at / PAGE] {
+                whole if some == PAGE => self.pages[at / PAGE].clone_from(whole),
+                Some(page) => self.write(&page[at % PAGE..at % PAGE + some], at),
+                None => self.write(&[0; PAGE][..some], at),
             }
             at += some;
         }
@@ -88,18 +86,21 @@ impl Content {
 
     /// Whether both hold the same there.
     pub(super) fn equals(&self, other: &Content, offset: usize, bytes: usize) -> bool {
-        let shared = |at: usize| match (&self.pages[at / PAGE], &other.pages[at / PAGE]) {
-            (Some(page), Some(same)) => Arc::ptr_eq(page, same),
-            (None, None) => true,
-            _ => false,
-        };
-        if bytes > 0 && offset / PAGE == (offset + bytes - 1) / PAGE && shared(offset) {
-            return true;
+        let mut at = offset;
+        while at < offset + bytes {
+            let some = (offset + bytes - at).min(PAGE - at % PAGE);
+            let part = at % PAGE..at % PAGE + some;
+            let same = match (&self.pages[at / PAGE], &other.pages[at / PAGE]) {
+                (Some(here), Some(there)) => Arc::ptr_eq(here, there) || here[part.clone()] == there[part],
+                (None, None) => true,
+                (Some(page), None) | (None, Some(page)) => page[part].iter().all(|byte| *byte == 0),
+            };
+            if !same {
+                return false;
+            }
+            at += some;
         }
-        let (mut here, mut there) = (vec![0; bytes], vec![0; bytes]);
-        self.read(&mut here, offset);
-        other.read(&mut there, offset);
-        here == there
+        true
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {

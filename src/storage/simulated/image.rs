@@ -42,7 +42,7 @@ pub(super) type InodeNumber = u64;
 #[derive(Clone, Debug)]
 pub(super) struct Inode {
     /// As last created or renamed.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// What readers see.
     cached: Content,
     /// What a power cut leaves.
@@ -195,7 +195,7 @@ impl DiskImage {
         self.entries.clone_from(&self.durable_entries);
         self.forget_unnamed(false);
         for (name, inode) in self.entries.clone() {
-            self.inode_mut(inode).name = name;
+            self.inode_mut(inode).name = name.into();
         }
     }
 
@@ -321,7 +321,7 @@ impl Inode {
     }
 
     fn unsynced(&self) -> Vec<Unsynced> {
-        let name = || self.name.clone();
+        let name = || self.name.to_string();
         let length = self.length_dirty.then(|| Unsynced::Length { name: name() });
         let sectors = self.dirty.iter().map(|sector| Unsynced::Sector { name: name(), offset: sector * SECTOR });
         length.into_iter().chain(sectors).collect()
@@ -329,11 +329,11 @@ impl Inode {
 
     fn cut_power(&mut self, keep: &mut dyn FnMut(&Unsynced) -> u64) {
         let mut length = self.durable.len();
-        if self.length_dirty && keep(&Unsynced::Length { name: self.name.clone() }) > 0 {
+        if self.length_dirty && keep(&Unsynced::Length { name: self.name.to_string() }) > 0 {
             length = self.cached.len();
         }
         for sector in std::mem::take(&mut self.dirty) {
-            let bytes = keep(&Unsynced::Sector { name: self.name.clone(), offset: sector * SECTOR });
+            let bytes = keep(&Unsynced::Sector { name: self.name.to_string(), offset: sector * SECTOR });
             if bytes > 0 {
                 self.keep(sector, bytes);
             }

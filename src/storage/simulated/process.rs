@@ -1,7 +1,7 @@
 //! The simulated disk as one process sees it: [`Disk`], [`DiskFile`] and [`Mapping`] on top of the shared state. Each call checks
 //! first that its process still lives.
 
-use super::{Hold, InodeNumber, Operation, OperationKind, SECTOR, Shared, SimulatedDisk, next_random, powered_off};
+use super::{Asked, Hold, InodeNumber, OperationKind, SECTOR, Shared, SimulatedDisk, next_random, powered_off};
 use crate::storage::disk::{Disk, DiskFile, Mapping};
 use std::{fmt, io, sync::Arc};
 
@@ -12,8 +12,8 @@ pub(super) struct Process {
     pub(super) life: u64,
 }
 
-fn operation(kind: OperationKind, name: &str) -> Operation {
-    Operation { kind, name: name.into(), offset: 0, bytes: Vec::new() }
+fn operation(kind: OperationKind, name: &str) -> Asked<'_> {
+    Asked { kind, name, offset: 0, bytes: &[] }
 }
 
 impl Process {
@@ -25,7 +25,7 @@ impl Process {
 impl Disk for Process {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.shared.state.lock();
-        state.begin(self.life, operation(OperationKind::Create, name))??;
+        state.begin(self.life, &operation(OperationKind::Create, name))??;
         let number = state.image.create(name)?;
         Ok(Arc::new(self.file(number, &state.image.inode(number).handles)))
     }
@@ -39,13 +39,13 @@ impl Disk for Process {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        state.begin(self.life, Operation { bytes: to.into(), ..operation(OperationKind::Rename, from) })??;
+        state.begin(self.life, &Asked { bytes: to.as_bytes(), ..operation(OperationKind::Rename, from) })??;
         state.image.rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        state.begin(self.life, operation(OperationKind::Remove, name))??;
+        state.begin(self.life, &operation(OperationKind::Remove, name))??;
         state.image.remove(name)
     }
 
@@ -57,7 +57,7 @@ impl Disk for Process {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.shared.state.lock();
-        state.begin(self.life, operation(OperationKind::SyncDirectory, ""))??;
+        state.begin(self.life, &operation(OperationKind::SyncDirectory, ""))??;
         state.image.sync_directory();
         Ok(())
     }
@@ -75,7 +75,7 @@ impl Disk for Process {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if state.image.find(name).is_err() {
-            state.begin(self.life, operation(OperationKind::Create, name))??;
+            state.begin(self.life, &operation(OperationKind::Create, name))??;
             state.image.create(name)?;
         }
         state.locks.insert(name.into());
@@ -171,9 +171,8 @@ impl SimulatedFile {
     ) -> io::Result<()> {
         let mut state = self.process.shared.state.lock();
         state.alive(self.process.life)?;
-        let name = state.image.inode(self.number).name.clone();
-        let bytes = if state.record.is_some() { bytes.to_vec() } else { Vec::new() };
-        let outcome = state.begin(self.process.life, Operation { kind, name, offset, bytes })?;
+        let name = Arc::clone(&state.image.inode(self.number).name);
+        let outcome = state.begin(self.process.life, &Asked { kind, name: &name, offset, bytes })?;
         act(&mut state, outcome.map_err(io::Error::from))
     }
 }
@@ -220,11 +219,11 @@ impl DiskFile for SimulatedFile {
         let shared = &self.process.shared;
         let mut state = shared.state.lock();
         state.alive(self.process.life)?;
-        let name = state.image.inode(self.number).name.clone();
+        let name = Arc::clone(&state.image.inode(self.number).name);
         if let Some(Hold::Refuse(errno)) = state.hold(&name) {
             return Err(errno.into());
         }
-        let outcome = state.begin(self.process.life, operation(OperationKind::Sync, &name))?;
+        let outcome = state.begin(self.process.life, &operation(OperationKind::Sync, &name))?;
         let flush = state.image.inode(self.number).begin_sync();
         while let Some(Hold::Block) = state.hold(&name) {
             state.blocked += 1;

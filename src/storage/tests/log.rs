@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::raft::{Config, NodeId, TermRun};
+use crate::storage::manifest::State;
+use crate::storage::simulated::CrashPolicy;
 
 fn engine() -> (Arc<SimulatedDisk>, Engine) {
     let device = SimulatedDisk::new(1);
@@ -241,6 +243,24 @@ fn what_was_committed_is_known_and_applied_after_a_restart() {
     }
     let engine = reopen(&device, engine);
     assert_eq!((engine.commit, engine.store.applied(), engine.store.keys()), (9, 9, 9));
+}
+
+#[test]
+fn what_others_have_committed_is_not_remembered_before_it_is_durable_here() {
+    let (device, mut engine) = engine();
+    for number in 0..40u8 {
+        engine.set(&[number], &[number; 1000]).expect("staged");
+    }
+    engine.commit = engine.last().index;
+    while !matches!(engine.writer.manifest.segments[0].state, State::Sealed { .. }) {
+        assert!(engine.run_job().expect("written"), "forty records do not fit one segment");
+    }
+    let durable = engine.durable;
+    assert!(durable < engine.commit);
+    drop(engine);
+    device.crash(&CrashPolicy::LoseAll);
+    let engine = Engine::open(device.boot()).expect("the manifest names nothing that the log lacks");
+    assert_eq!(engine.last().index, durable);
 }
 
 #[test]

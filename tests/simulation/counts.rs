@@ -1,0 +1,103 @@
+//! How much of what happened: plain sums, of one run or of many.
+
+use std::collections::BTreeMap;
+
+use apexkv::server::event::Outcome;
+
+/// See the module's doc.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Inputs of all cores: events, passing time, and rounds.
+    pub(crate) events: u64,
+    pub(crate) messages: u64,
+    /// Messages that vanished without anybody noticing.
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    /// Messages that the sender was told it could not send.
+    pub(crate) dropped: u64,
+    pub(crate) syncs: u64,
+    /// Disk jobs that were under way when their process died.
+    pub(crate) jobs_cut: u64,
+    pub(crate) elections: u64,
+    pub(crate) starts: u64,
+    pub(crate) fatal: u64,
+    pub(crate) full: u64,
+    pub(crate) refusals: u64,
+    /// Starts that were refused for damaged files.
+    pub(crate) gone: u64,
+    /// Nodes that were taken out of service because their disk was not their own newest one.
+    pub(crate) convicted: u64,
+    /// Starts on an older disk that had lost nothing.
+    pub(crate) intact: u64,
+    /// Starts on an older disk that had lost something.
+    pub(crate) forgot: u64,
+    /// Nodes that forgot while nobody lived who knew better.
+    pub(crate) without_witness: u64,
+    pub(crate) batches: u64,
+    pub(crate) written: u64,
+    pub(crate) without_effect: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+    pub(crate) reads: u64,
+    pub(crate) scans: u64,
+    /// Operations in the histories that were judged.
+    pub(crate) judged: u64,
+    pub(crate) undecided: u64,
+    /// Faults that struck, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    /// All plain numbers, with what they count.
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 26] {
+        [
+            ("core events", &mut self.events),
+            ("messages sent", &mut self.messages),
+            ("messages lost unnoticed", &mut self.lost),
+            ("messages repeated", &mut self.repeated),
+            ("messages dropped", &mut self.dropped),
+            ("disk jobs", &mut self.syncs),
+            ("disk jobs cut off", &mut self.jobs_cut),
+            ("elections won", &mut self.elections),
+            ("starts", &mut self.starts),
+            ("ends by a failed disk", &mut self.fatal),
+            ("segments without room", &mut self.full),
+            ("peers refused", &mut self.refusals),
+            ("starts refused", &mut self.gone),
+            ("nodes convicted", &mut self.convicted),
+            ("older disks, nothing lost", &mut self.intact),
+            ("older disks, promises lost", &mut self.forgot),
+            ("of these without witness", &mut self.without_witness),
+            ("client batches", &mut self.batches),
+            ("writes done", &mut self.written),
+            ("writes without effect", &mut self.without_effect),
+            ("requests refused", &mut self.refused),
+            ("outcomes unknown", &mut self.unknown),
+            ("reads", &mut self.reads),
+            ("pages", &mut self.scans),
+            ("operations judged", &mut self.judged),
+            ("histories undecided", &mut self.undecided),
+        ]
+    }
+
+    /// Adds another run's.
+    pub(crate) fn add(&mut self, other: &Counts) {
+        let mut other = other.clone();
+        for ((_, sum), (_, more)) in self.numbers().into_iter().zip(other.numbers()) {
+            *sum += *more;
+        }
+        for (kind, count) in other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+    }
+
+    /// An answer to a write.
+    pub(crate) fn answer(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Written { .. } => self.written += 1,
+            Outcome::NotFound | Outcome::Conflict { .. } => self.without_effect += 1,
+            Outcome::Unknown(_) => self.unknown += 1,
+            _ => self.refused += 1,
+        }
+    }
+}
