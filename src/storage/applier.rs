@@ -86,8 +86,9 @@ pub fn is_well_formed(record: &Record<'_>) -> bool {
 }
 
 impl Applier {
-    /// Starts behind the entry `applied`.
+    /// Starts behind the entry `applied`, whose state the store has.
     pub(super) fn new(store: Arc<Store>, applied: u64) -> Applier {
+        store.set_applied(applied);
         let effects = Effects { first: applied + 1, took: VecDeque::new() };
         Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new(), effects }
     }
@@ -154,6 +155,11 @@ impl Applier {
     /// Index of the last applied entry.
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// Bytes of memory that the index takes, about.
+    pub fn index_bytes(&self) -> u64 {
+        self.store.index_bytes()
     }
 
     /// How many entries are staged and not applied.
@@ -227,6 +233,7 @@ impl Drop for Slice<'_> {
     fn drop(&mut self) {
         // Published before the lock is released: whoever sees the index finds the entries.
         self.store.set_applied(*self.applied);
+        self.store.note_index_bytes(&self.state.keydir);
     }
 }
 
@@ -250,7 +257,7 @@ fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) 
         }
         Action::Set { value_bytes } | Action::CompareAndSet { value_bytes, .. } => {
             let value = Value { version: entry.id.index, location: entry.location, value_bytes };
-            state.keydir.put(operation.key, value);
+            state.keydir.put(&operation.key, value);
         }
     }
 }

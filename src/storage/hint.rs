@@ -155,25 +155,41 @@ impl Hint {
             return Err(format!("it belongs to another segment than {}", file_name(header.id)));
         }
         let (log, keys_at) = decode_log(&bytes, &mut fields).ok_or("its list of entries does not follow the format")?;
+        if log.end > header.length {
+            return Err(format!("it ends at {}, its segment at {}", log.end, header.length));
+        }
         let hint = Hint { log, bytes, keys_at };
-        hint.check_keys(header)?;
+        hint.check_keys()?;
         Ok(hint)
     }
 
-    fn check_keys(&self, header: &SegmentHeader) -> std::result::Result<(), String> {
+    /// Whether a key's record can be the one that the list of entries has at its version.
+    fn is_placed(&self, key: &HintKey<'_>) -> bool {
+        let Some(position) = key.version.checked_sub(self.log.first).and_then(|position| usize::try_from(position).ok()) else {
+            return false;
+        };
+        let next = self.log.offsets.get(position + 1).map_or(self.log.end, |next| u64::from(*next));
+        let inside = u64::from(key.offset) + u64::from(key.record_bytes) <= next;
+        self.log.offsets.get(position) == Some(&key.offset) && inside && key.value_bytes.is_none_or(|bytes| bytes <= key.record_bytes)
+    }
+
+    fn check_keys(&self) -> std::result::Result<(), String> {
         let (mut count, mut before): (u64, Option<&[u8]>) = (0, None);
         let mut at = self.keys_at;
         while at < self.bytes.len() {
             let (key, next) = key_at(&self.bytes, at).ok_or("its list of keys is cut off")?;
-            let inside = u64::from(key.offset) + u64::from(key.record_bytes) <= header.length;
-            let known = (self.log.first..=self.log.last).contains(&key.version);
-            if !inside || !known || before.is_some_and(|before| before >= key.key) {
+            if !self.is_placed(&key) || before.is_some_and(|before| before >= key.key) {
                 return Err(format!("key {count} of its list is out of order or out of place"));
             }
             (count, before, at) = (count + 1, Some(key.key), next);
         }
         let told = u64::from_le_bytes(self.bytes[96..104].try_into().map_err(|_| "it ends too early")?);
         if count == told { Ok(()) } else { Err(format!("it names {count} keys and says {told}")) }
+    }
+
+    /// What it takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The keys, in byte order.
@@ -184,10 +200,10 @@ impl Hint {
 
 fn decode_log(bytes: &[u8], fields: &mut Fields<'_>) -> Option<(HintLog, usize)> {
     let (runs, configs, _zero) = (fields.u32()?, fields.u32()?, fields.u32()?);
-    let (first, last, end, last_batch, _keys) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
+    let (first, last, end, last_batch, _keys) = (fields.number()?, fields.number()?, fields.u64()?, fields.number()?, fields.u64()?);
     let mut log = HintLog { first, last, end, last_batch, ..HintLog::default() };
     for _ in 0..runs {
-        log.runs.push((fields.u64()?, fields.u64()?));
+        log.runs.push((fields.number()?, fields.number()?));
     }
     for _ in 0..configs {
         let (index, length) = (fields.u64()?, fields.u32()?);
@@ -197,8 +213,10 @@ fn decode_log(bytes: &[u8], fields: &mut Fields<'_>) -> Option<(HintLog, usize)>
     let offsets = fields.slice(usize::try_from(entries.checked_mul(4)?).ok()?)?;
     log.offsets = offsets.chunks_exact(4).map(|offset| u32::from_le_bytes([offset[0], offset[1], offset[2], offset[3]])).collect();
     let in_order = log.offsets.is_sorted_by(|a, b| a < b) && log.offsets.last().is_some_and(|offset| u64::from(*offset) < end);
-    let covered = log.runs.first().is_some_and(|(at, _)| *at == first) && log.runs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
-    let inside = log.runs.iter().all(|(at, _)| (first..=last).contains(at)) && log.configs.iter().all(|(at, _)| (first..=last).contains(at));
+    let covered =
+        log.runs.first().is_some_and(|(at, term)| *at == first && *term > 0) && log.runs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
+    let inside =
+        log.runs.iter().all(|(at, _)| (first..=last).contains(at)) && log.configs.iter().all(|(at, _)| (first..=last).contains(at));
     (in_order && covered && inside).then(|| (log, bytes.len() - fields.left()))
 }
 
@@ -233,11 +251,8 @@ impl<'a> Iterator for Keys<'a> {
 pub(super) fn newest<'a>(hints: &'a [(u32, Hint)]) -> impl Iterator<Item = (u32, HintKey<'a>)> {
     let mut lists: Vec<_> = hints.iter().map(|(segment, hint)| (*segment, hint.keys().peekable())).collect();
     // The list whose next key is the lowest comes first; among equal keys the newest list.
-    let mut heap: std::collections::BinaryHeap<_> = lists
-        .iter_mut()
-        .enumerate()
-        .filter_map(|(list, (_, keys))| keys.peek().map(|key| (std::cmp::Reverse(key.key), list)))
-        .collect();
+    let mut heap: std::collections::BinaryHeap<_> =
+        lists.iter_mut().enumerate().filter_map(|(list, (_, keys))| keys.peek().map(|key| (std::cmp::Reverse(key.key), list))).collect();
     std::iter::from_fn(move || {
         let (std::cmp::Reverse(lowest), list) = heap.pop()?;
         let mut advance = |list: usize, heap: &mut std::collections::BinaryHeap<_>| {
@@ -289,7 +304,7 @@ mod tests {
     }
 
     fn key(key: &'static [u8], version: u64, value_bytes: Option<u32>) -> HintKey<'static> {
-        HintKey { key, version, offset: 5000, record_bytes: 60, value_bytes }
+        HintKey { key, version, offset: [4192, 5000, 6000, 7000][version as usize - 10], record_bytes: 60, value_bytes }
     }
 
     fn log() -> HintLog {

@@ -27,6 +27,10 @@ pub struct HintJob {
 pub struct Hinted {
     /// The segment's number.
     pub(super) id: u32,
+    /// Its last entry.
+    pub(super) last: u64,
+    /// Where it is sealed.
+    pub(super) end: u64,
 }
 
 impl HintJob {
@@ -84,9 +88,13 @@ impl Hinter {
             let _ = self.disk.remove(&temporary);
             let _ = self.disk.remove(&name);
             let doing = format!("make {}/{name} of {} bytes", self.disk.path(), bytes.len());
-            if is_shortage(&error) { PrepareError::Full(format!("cannot {doing}: {error}")) } else { PrepareError::Fatal(Error::Io { doing, source: error }) }
+            if is_shortage(&error) {
+                PrepareError::Full(format!("cannot {doing}: {error}"))
+            } else {
+                PrepareError::Fatal(Error::Io { doing, source: error })
+            }
         })?;
-        Ok(Hinted { id: job.segment.id() })
+        Ok(Hinted { id: job.segment.id(), last: job.log.last, end: job.log.end })
     }
 }
 

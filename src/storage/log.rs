@@ -279,6 +279,7 @@ impl Log {
             kept.offsets.truncate((from - kept.first) as usize);
             kept.bases.retain(|base| u64::from(*base) < offset);
             kept.end = offset;
+            kept.sealed = None;
             edits.push(Edit::Seal { id: kept.segment.id(), first: kept.first, last: from - 1, offset });
         }
         self.stage.push_seal(edits);
@@ -309,8 +310,9 @@ impl Log {
             self.durable = self.durable.max(std::mem::take(&mut self.in_flight));
         }
         match completion {
-            Completion::Sealed { ids, last_batch, .. } => {
-                let sealed = self.segments.iter_mut().rev().filter(|holder| ids.contains(&holder.segment.id()));
+            Completion::Sealed { ends, last_batch, .. } => {
+                // A conflict may have shortened a segment again after this seal was made: then its last one is still to come.
+                let sealed = self.segments.iter_mut().rev().filter(|holder| ends.contains(&(holder.segment.id(), holder.next() - 1)));
                 sealed.for_each(|holder| holder.sealed = Some(*last_batch));
             }
             Completion::Hinted(hinted) => {
@@ -323,14 +325,14 @@ impl Log {
 
     /// Hints name what took effect up to this index; the entry before the first one if there is no hint.
     pub fn hinted(&self) -> u64 {
-        self.segments.iter().take_while(|holder| holder.hinted).last().map_or(self.base.index, |holder| holder.next() - 1)
+        let next = self.segments.partition_point(|holder| holder.hinted).checked_sub(1);
+        next.map_or(self.base.index, |last| self.segments[last].next() - 1)
     }
 
     /// The oldest segment that has no hint, if it may get one: its seal is durable, and all its entries up to `applied` are applied. The
     /// job still lacks what took effect: see [`HintJob::range`].
     pub fn next_hint(&self, applied: u64) -> Option<HintJob> {
-        let position = self.segments.iter().position(|holder| !holder.hinted)?;
-        let holder = &self.segments[position];
+        let holder = self.segments.get(self.segments.partition_point(|holder| holder.hinted))?;
         let (last_batch, last) = (holder.sealed?, holder.next() - 1);
         if last > applied.min(self.durable) {
             return None;

@@ -123,7 +123,8 @@ impl Manifest {
         if version > VERSION {
             return Err(super::newer(NAME, version, VERSION));
         }
-        Manifest::decode_fields(&mut fields, version).ok_or_else(|| super::corrupt(NAME, 0, "its list of segments does not follow the format"))
+        Manifest::decode_fields(&mut fields, version)
+            .ok_or_else(|| super::corrupt(NAME, 0, "its list of segments does not follow the format"))
     }
 
     fn decode_fields(fields: &mut Fields<'_>, version: u32) -> Option<Manifest> {

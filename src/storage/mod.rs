@@ -162,6 +162,7 @@ mod founding;
 mod hint;
 pub mod hinter;
 mod keydir;
+mod keys;
 mod location;
 pub mod log;
 mod manifest;

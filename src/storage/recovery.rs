@@ -5,7 +5,7 @@
 use super::applier::Applier;
 use super::directory::{Lock, remove_all};
 use super::disk::Disk;
-use super::hint::{self, Hint, HintKey};
+use super::hint::{self, HintKey, HintLog};
 use super::hinter::Hinter;
 use super::keydir::Value;
 use super::location::Location;
@@ -26,6 +26,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::founding::{Founding, Identity};
+
+/// Hints are merged in memory until they take more than this; then come the next ones.
+const HINT_BYTES_AT_ONCE: usize = 256 << 20;
 
 /// Everything that storage hands to a starting server.
 #[derive(Debug)]
@@ -91,21 +94,15 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let unlisted = find_unlisted(&writer)?;
     let store = Arc::new(Store::default());
     let base = writer.manifest.base;
-    let mut hints = load_hints(&mut writer, &sorted.sealed)?;
-    let hinted = hints.last().map_or(base.index, |(_, hint)| hint.log.last);
-    let value = |(segment, key): (u32, HintKey<'_>)| {
-        let location = Location { segment, offset: key.offset, bytes: key.record_bytes };
-        key.value_bytes.map(|value_bytes| (key.key.into(), Value { version: key.version, location, value_bytes }))
-    };
-    store.load(hint::newest(&hints).filter_map(value), hinted);
+    let hints = load_hints(&mut writer, &sorted.sealed, &store)?;
+    let hinted = hints.last().map_or(base.index, |hint| hint.last);
     let applier = Applier::new(Arc::clone(&store), hinted);
     let mut scan = Scan::new(writer.cluster, base, writer.manifest.applied, Arc::clone(&store), applier);
     let mut sealed = sorted.sealed.iter();
-    for (_, hint) in &mut hints {
+    for hint in hints {
         let (segment, _) = sealed.next().expect("there is one hint for each of the first segments");
-        scan.hinted(segment, std::mem::take(&mut hint.log))?;
+        scan.hinted(segment, hint)?;
     }
-    drop(hints);
     for (segment, listed) in sealed {
         scan.sealed(segment, &listed.state)?;
     }
@@ -156,13 +153,13 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     Ok(Recovered { log, applier, writer, preparer, hinter, store, commit })
 }
 
-/// The hints of the first segments of the log, as many as there are without a gap. A hint that cannot be believed is no loss: its
-/// segment is read instead, and gets another.
-fn load_hints(writer: &mut LogWriter, sealed: &[(Arc<Segment>, Listed)]) -> Result<Vec<(u32, Hint)>> {
-    let mut hints = Vec::new();
+/// Loads the keys that the hints of the first segments name, as many as there are without a gap, and returns what they say of the log.
+/// A hint that cannot be believed is no loss: its segment is read instead, and gets another.
+fn load_hints(writer: &mut LogWriter, sealed: &[(Arc<Segment>, Listed)], store: &Store) -> Result<Vec<HintLog>> {
+    let (mut logs, mut hints, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (segment, listed) in sealed {
         let State::Hinted { first, last, offset } = listed.state else { break };
-        let hint = match hint::read(&*writer.disk, segment.header())? {
+        let mut hint = match hint::read(&*writer.disk, segment.header())? {
             Ok(hint) if (hint.log.first, hint.log.last, hint.log.end) == (first, last, offset) => hint,
             Ok(hint) => {
                 log::warn!("{} is read in full: its hint ends at {}, the manifest at {last}", segment.name(), hint.log.last);
@@ -173,14 +170,27 @@ fn load_hints(writer: &mut LogWriter, sealed: &[(Arc<Segment>, Listed)]) -> Resu
                 break;
             }
         };
+        bytes += hint.bytes();
+        logs.push(std::mem::take(&mut hint.log));
         hints.push((segment.id(), hint));
+        if bytes > HINT_BYTES_AT_ONCE {
+            store.load(hint::newest(&hints).map(placed));
+            (hints, bytes) = (Vec::new(), 0);
+        }
     }
-    for (segment, listed) in &sealed[hints.len()..] {
+    store.load(hint::newest(&hints).map(placed));
+    for (segment, listed) in &sealed[logs.len()..] {
         if let State::Hinted { first, last, offset } = listed.state {
             writer.manifest.find(segment.id()).state = State::Sealed { first, last, offset };
         }
     }
-    Ok(hints)
+    Ok(logs)
+}
+
+/// A key of a hint as the index keeps it; without a value if it was deleted.
+fn placed((segment, key): (u32, HintKey<'_>)) -> (&[u8], Option<Value>) {
+    let location = Location { segment, offset: key.offset, bytes: key.record_bytes };
+    (key.key, key.value_bytes.map(|value_bytes| Value { version: key.version, location, value_bytes }))
 }
 
 /// What stands in the files is held against a setting that bounds what is to come.

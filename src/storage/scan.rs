@@ -88,7 +88,9 @@ impl Scan {
 
     /// Scans a segment that ended where the manifest says. All below must be whole.
     pub(super) fn sealed(&mut self, segment: &Arc<Segment>, state: &State) -> Result<()> {
-        let (State::Sealed { first, last, offset } | State::Hinted { first, last, offset }) = *state else { panic!("{segment:?} is scanned to its seal: {state:?}") };
+        let (State::Sealed { first, last, offset } | State::Hinted { first, last, offset }) = *state else {
+            panic!("{segment:?} is scanned to its seal: {state:?}")
+        };
         let corrupt = |at, reason: String| Err(super::corrupt(segment.name(), at, reason));
         if first != self.last.index + 1 {
             return corrupt(HEADER_BLOCK, format!("it begins with entry {first}, the one before it ends with {}", self.last));

@@ -56,8 +56,8 @@ pub enum Completion {
     Sealed {
         /// Number of the job.
         sequence: u64,
-        /// The segments.
-        ids: Vec<u32>,
+        /// The segments: the number of each, and its last entry.
+        ends: Vec<(u32, u64)>,
         /// Number of the last batch written so far.
         last_batch: u64,
     },
@@ -158,18 +158,28 @@ impl LogWriter {
             Job::Seal(seal) => {
                 self.edit(&seal.edits, seal.applied)?;
                 self.give_back(&seal.edits);
-                let ids = seal.edits.iter().filter_map(|edit| if let Edit::Seal { id, .. } = edit { Some(*id) } else { None }).collect();
-                Ok(Completion::Sealed { sequence: seal.sequence, ids, last_batch: self.chain.sequence })
+                let end_of = |edit: &Edit| if let Edit::Seal { id, last, .. } = *edit { Some((id, last)) } else { None };
+                let ends = seal.edits.iter().filter_map(end_of).collect();
+                Ok(Completion::Sealed { sequence: seal.sequence, ends, last_batch: self.chain.sequence })
             }
             Job::List(segment) => self.list(segment),
             Job::Hint(hinted) => {
-                let listed = self.manifest.find(hinted.id);
-                let State::Sealed { first, last, offset } = listed.state else { panic!("{hinted:?} names a segment that is not sealed: {listed:?}") };
-                listed.state = State::Hinted { first, last, offset };
-                self.write_manifest()?;
+                self.hint(hinted)?;
                 Ok(Completion::Hinted(hinted))
             }
         }
+    }
+
+    /// From here on a start believes the hint instead of the segment, so it must describe exactly what the manifest says is there.
+    fn hint(&mut self, hinted: Hinted) -> Result<()> {
+        let listed = self.manifest.find(hinted.id);
+        match listed.state {
+            State::Sealed { first, last, offset } if (last, offset) == (hinted.last, hinted.end) => {
+                listed.state = State::Hinted { first, last, offset };
+            }
+            _ => panic!("{hinted:?} is not the end of {listed:?}"),
+        }
+        self.write_manifest()
     }
 
     fn write_batch(&mut self, batch: &Batch) -> Result<()> {
