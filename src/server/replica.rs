@@ -39,6 +39,8 @@ pub struct Limits {
     pub apply_slice: u64,
     /// Most entries applied before other events get their turn.
     pub apply_turn: u64,
+    /// Clients' writes that may add keys stop when the index takes this much memory.
+    pub index_bytes: u64,
 }
 
 impl Default for Limits {
@@ -52,6 +54,7 @@ impl Default for Limits {
             prepare_retry_ms: 1_000,
             apply_slice: 512,
             apply_turn: 8192,
+            index_bytes: u64::MAX,
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct Position {
     pub durable: u64,
     /// Bytes of log on disk.
     pub disk_bytes: u64,
+    /// A start reads the log only behind this entry; hints name what the ones up to it did.
+    pub hinted: u64,
     /// Read rounds confirmed since the start.
     pub read_rounds: u64,
     /// Requests in flight.
@@ -210,6 +215,7 @@ impl<C: Clone> Replica<C> {
             last: node.last(),
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
+            hinted: self.log.hinted(),
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
@@ -299,7 +305,7 @@ impl<C: Clone> Replica<C> {
         let deadline = self.now + u64::from(batch.deadline_ms);
         let writes = batch.write_count();
         if writes > 0 {
-            if let Err(reason) = self.admit(batch.records.len()) {
+            if let Err(reason) = self.admit(&batch.records) {
                 Waiting::refuse(&batch, &Outcome::Busy(reason), false, &mut self.actions.replies);
             } else if let Some(first) = self.node.propose(writes) {
                 let records = std::mem::take(&mut batch.records);
@@ -317,9 +323,13 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Whether `bytes` of clients' records may be staged now.
-    fn admit(&mut self, bytes: usize) -> std::result::Result<(), &'static str> {
-        let staged = self.log.staged_bytes();
+    /// Whether these records of clients may be staged now.
+    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), &'static str> {
+        // Whether a key is new would have to be asked of a state that is still to come, so every write that could add one counts.
+        if self.applier.index_bytes() >= self.limits.index_bytes && record::may_add_keys(records) {
+            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more");
+        }
+        let (bytes, staged) = (records.len(), self.log.staged_bytes());
         if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
             return Err("the disk is behind: too much waits to be written; try again");
         }

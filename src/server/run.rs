@@ -178,7 +178,11 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
     let node = Node::new(own, settings(config), rand::random(), recovered);
-    let limits = Limits { disk_stall_ms: config.disk_stall_handover.as_millis() as u64, ..Limits::default() };
+    let limits = Limits {
+        disk_stall_ms: config.disk_stall_handover.as_millis() as u64,
+        index_bytes: config.max_index_bytes.unwrap_or(u64::MAX),
+        ..Limits::default()
+    };
     let replica = Replica::new(node, log, applier, limits);
 
     let members = identity::numbered(&founding);

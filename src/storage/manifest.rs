@@ -164,6 +164,9 @@ mod tests {
         manifest.segments.push(listed(4, State::Hinted { first: 10, last: 20, offset: 6000 }));
         let payload = manifest.encode();
         assert_eq!(Manifest::decode(&payload).expect("just encoded"), manifest);
+        let of_version = |version: u32| [&version.to_le_bytes(), &payload[4..]].concat();
+        assert!(Manifest::decode(&of_version(1)).is_err(), "the first version knew no hints");
+        assert!(matches!(Manifest::decode(&of_version(VERSION + 1)), Err(crate::error::Error::Directory(_))));
         for length in 0..payload.len() {
             assert!(Manifest::decode(&payload[..length]).is_err(), "cut to {length}");
         }

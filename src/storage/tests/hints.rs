@@ -117,3 +117,100 @@ fn a_damaged_record_gets_no_hint() {
     let error = engine.hint().expect_err("the CRC differs");
     assert_eq!(damage_at(&error, "00000001.log"), 4096 + 96);
 }
+
+/// Fills segments until the oldest one may get a hint.
+fn until_sealed(engine: &mut Engine) {
+    while engine.log.next_hint(engine.applier.applied()).is_none() {
+        engine.set(b"key", &[1; 3000]).expect("staged");
+        engine.flush().expect("flushed");
+        engine.apply();
+    }
+}
+
+#[test]
+fn entries_without_keys_and_memberships_are_told_by_hints_too() {
+    let device = SimulatedDisk::new(1);
+    let mut engine = Engine::open(device.boot()).expect("opened");
+    engine.set_term(1).expect("stored");
+    let config = crate::raft::Config { voters: vec![crate::raft::NodeId(1)], learners: vec![crate::raft::NodeId(2)] };
+    for index in 1..=500 {
+        let id = EntryId { term: 1 + index / 100, index };
+        let record = if index % 90 == 0 { sealed(id, Kind::Config, &record::encode_config(&config)) } else { sealed(id, Kind::NoOp, &[]) };
+        engine.stage(&record).expect("staged");
+        if index % 10 == 0 {
+            engine.flush().expect("flushed");
+            engine.apply();
+        }
+    }
+    engine.set_term(9).expect("stored");
+    until_sealed(&mut engine);
+    while engine.hint().expect("made") {}
+    let (outline, records) = (engine.log.outline(), engine.records());
+    assert!(engine.log.hinted() > 200, "{}", engine.log.hinted());
+    drop(engine);
+    device.crash(&CrashPolicy::LoseAll);
+    let mut engine = Engine::open(device.boot()).expect("reopened");
+    assert!(engine.log.outline() == outline && engine.records() == records);
+    assert!(engine.commit >= engine.log.hinted());
+}
+
+#[test]
+fn a_segment_shortened_by_a_conflict_gets_its_hint_after_its_last_seal() {
+    let device = SimulatedDisk::new(1);
+    let mut engine = Engine::open(device.boot()).expect("opened");
+    engine.set_term(1).expect("stored");
+    engine.set(b"kept", b"value").expect("staged");
+    engine.flush().expect("flushed");
+    engine.apply();
+    // The first segment is sealed behind its last batch; then what is not applied is superseded, twice.
+    while engine.log.prepared() > 0 || engine.last().index < 8 {
+        engine.set(b"gone", &[7; 3000]).expect("staged");
+        engine.flush().expect("flushed");
+    }
+    for from in [4, 2] {
+        engine.make_room(|log| log.room_after_truncation(1000)).expect("prepared");
+        engine.truncate(from);
+        assert!(engine.log.next_hint(engine.applier.applied()).is_none(), "its seal is still to come");
+    }
+    engine.set_term(2).expect("stored");
+    engine.set(b"new", b"value").expect("staged");
+    while engine.run_job().expect("written") {
+        if let Some(job) = engine.log.next_hint(engine.applier.applied()) {
+            assert_eq!(job.range(), (1, 1));
+        }
+    }
+    engine.apply();
+    assert!(engine.hint().expect("made"));
+    assert_eq!(engine.log.hinted(), 1);
+    let contents = engine.contents();
+    assert_eq!(contents.keys().map(|key| &key[..]).collect::<Vec<_>>(), [&b"kept"[..], b"new"]);
+    drop(engine);
+    device.crash(&CrashPolicy::LoseAll);
+    let mut engine = Engine::open(device.boot()).expect("reopened");
+    assert_eq!(engine.log.hinted(), 1);
+    engine.apply_to(2);
+    assert!(engine.contents() == contents);
+}
+
+#[test]
+fn a_deletion_in_a_hint_outlives_the_older_value() {
+    let device = SimulatedDisk::new(1);
+    let mut engine = Engine::open(device.boot()).expect("opened");
+    engine.set_term(1).expect("stored");
+    engine.set(b"deleted", b"value").expect("staged");
+    until_sealed(&mut engine);
+    engine.propose(&Operation::Delete { key: b"deleted" }).expect("staged");
+    engine.flush().expect("flushed");
+    engine.apply();
+    while engine.hint().expect("made") {}
+    until_sealed(&mut engine);
+    while engine.hint().expect("made") {}
+    drop(engine);
+    device.crash(&CrashPolicy::LoseAll);
+    let mut engine = Engine::open(device.boot()).expect("reopened");
+    assert_eq!(engine.get(b"deleted"), None);
+    engine.apply_to(engine.last().index);
+    engine.propose(&Operation::CompareAndSet { key: b"deleted", expected: 0, value: b"again" }).expect("staged");
+    engine.flush().expect("flushed");
+    assert_eq!(engine.apply()[0].effect, Effect::Written);
+}
