@@ -27,6 +27,7 @@
 use super::bytes::Fields;
 use super::record;
 use super::segment::{SegmentHeader, file_name};
+use crate::bugbank::planted;
 use crate::error::Result;
 use crate::raft::Config;
 
@@ -144,7 +145,7 @@ impl Hint {
         let mut fields = Fields::new(&bytes[8..]);
         let truncated = || "it ends too early".to_owned();
         let (version, crc) = (fields.u32().ok_or_else(truncated)?, fields.u32().ok_or_else(truncated)?);
-        if file_crc(&bytes) != crc {
+        if file_crc(&bytes) != crc && !planted(60) {
             return Err("its bytes do not match its CRC".to_owned());
         }
         if version != VERSION {

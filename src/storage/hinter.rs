@@ -6,6 +6,7 @@ use super::hint::{self, HintKey, HintLog};
 use super::preparer::{PrepareError, is_shortage};
 use super::record::{self, Kind, Operation};
 use super::segment::Segment;
+use crate::bugbank::planted;
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,9 +105,6 @@ fn newest_of(job: &HintJob) -> crate::error::Result<BTreeMap<Box<[u8]>, Newest>>
     let (offsets, end) = (&job.log.offsets, job.log.end);
     let mut window: (u64, Vec<u8>) = (0, Vec::new());
     for (position, (offset, effective)) in offsets.iter().zip(&job.effects).enumerate() {
-        if !effective {
-            continue;
-        }
         let (start, stop) = (u64::from(*offset), offsets.get(position + 1).map_or(end, |next| u64::from(*next)));
         if start < window.0 || stop > window.0 + window.1.len() as u64 {
             let length = (stop - start).max(PART).min(end - start);
@@ -117,8 +115,12 @@ fn newest_of(job: &HintJob) -> crate::error::Result<BTreeMap<Box<[u8]>, Newest>>
         let index = job.log.first + position as u64;
         let corrupt = |found: String| super::corrupt(job.segment.name(), start, format!("entry {index} should stand here, found {found}"));
         let (record, record_bytes) = record::parse(&window.1[(start - window.0) as usize..]).map_err(|bad| corrupt(format!("{bad:?}")))?;
-        if record.id.index != index || record.kind != Kind::Command {
+        if record.id.index != index || (*effective && record.kind != Kind::Command) {
             return Err(corrupt(record.id.to_string()));
+        }
+        let refused = !effective && !planted(92);
+        if refused || record.kind != Kind::Command {
+            continue;
         }
         for operation in record::operations(record.payload) {
             let operation = operation.ok_or_else(|| corrupt("an operation that does not follow the format".to_owned()))?;
