@@ -230,4 +230,25 @@ mod tests {
         }
         assert!(keydir.page(b"", b"").map(|(key, _)| key).eq(model.keys().map(|key| &**key)), "seed {seed}");
     }
+
+    #[test]
+    fn a_key_takes_little_more_than_its_bytes() {
+        let seed: u64 = rand::random();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut keydir = Keydir::default();
+        let empty = keydir.bytes();
+        for version in 0..200_000 {
+            keydir.put(&random.random::<[u8; 16]>(), value(version));
+        }
+        let (bytes, ordered) = ((keydir.bytes() - empty) / 200_000, keydir.ordered.bytes() / 200_000);
+        assert!(bytes - 16 <= 56, "seed {seed}: {bytes} bytes for a key of 16");
+        assert!(ordered <= 9, "seed {seed}: {ordered} bytes of them for the order");
+        let mut again = Keydir::of_rising(keydir.page(b"", b"").map(|(key, value)| (key, *value)));
+        assert!(again.bytes() <= keydir.bytes(), "seed {seed}: {} bytes after a start", again.bytes());
+        let keys: Vec<Vec<u8>> = keydir.page(b"", b"").map(|(key, _)| key.to_vec()).collect();
+        let full = again.bytes();
+        keys.iter().for_each(|key| assert!(again.remove(key).is_some()));
+        keys.iter().for_each(|key| again.put(key, value(1)));
+        assert!(again.bytes() <= full + full / 5, "seed {seed}: {full} bytes became {}", again.bytes());
+    }
 }
