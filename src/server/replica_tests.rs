@@ -103,7 +103,7 @@ fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
         panic!("no answer to {operation:?}");
     };
     // Keys too long to be packed give their memory back at once.
-    let key = |number: u32| [&number.to_be_bytes()[..], &[7; 1020]].concat();
+    let key = |number: u32| [&number.to_le_bytes()[..], &[7; 1020]].concat();
     let mut last = 0;
     while let Outcome::Written { .. } = ask(&Operation::Set { key: &key(last), value: b"v" }) {
         last += 1;
