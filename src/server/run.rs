@@ -152,6 +152,14 @@ fn handle_signals(stop: &Arc<AtomicBool>, inbox: &Inbox) -> Result<()> {
     .map_err(|error| Error::Config(format!("cannot handle signals: {error}")))
 }
 
+fn limits(config: &Config) -> Limits {
+    Limits {
+        disk_stall_ms: config.disk_stall_handover.as_millis() as u64,
+        index_bytes: config.max_index_bytes.unwrap_or(u64::MAX),
+        ..Limits::default()
+    }
+}
+
 fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
@@ -178,12 +186,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
     let node = Node::new(own, settings(config), rand::random(), recovered);
-    let limits = Limits {
-        disk_stall_ms: config.disk_stall_handover.as_millis() as u64,
-        index_bytes: config.max_index_bytes.unwrap_or(u64::MAX),
-        ..Limits::default()
-    };
-    let replica = Replica::new(node, log, applier, limits);
+    let replica = Replica::new(node, log, applier, limits(config));
 
     let members = identity::numbered(&founding);
     let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
