@@ -41,6 +41,7 @@
 //! | 54 | units | a new segment is used before its name is durable |
 //! | 55 | units | a file is renamed into place before its content is durable |
 //! | 56 | units | a listed segment whose file is missing is passed over |
+//! | 60 | units | a hint is believed without a look at its CRC |
 //! | 61 | units | a value is served without a look at its CRC |
 //! | 74 | units | a node that lost its disk counts |
 //! | 75 | units | an old copy of a node counts |
@@ -50,6 +51,7 @@
 //! | 88 | units | when the newer hard state is damaged, the older one is believed |
 //! | 89 | units | recovery believes the cache |
 //! | 90 | units | an interrupted write is not sealed off: writing goes on in its place |
+//! | 92 | units | a hint names operations that were refused |
 //! | 93 | units | every empty node founds a cluster |
 //! | 94 | random | a heartbeat commits whatever stands in the follower's log |
 //! | 95 | units | a value is read from the map before it is written |

@@ -70,6 +70,9 @@ pub struct Flags {
     /// Longest value a client may use, up to 64MiB
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size, env = "APEXKV_MAX_VALUE_BYTES")]
     pub max_value_bytes: u64,
+    /// Most memory for the index of keys; above it SET and CAS are answered BUSY [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "APEXKV_MAX_INDEX_BYTES")]
+    pub max_index_bytes: Option<u64>,
     /// Most client connections at a time
     #[arg(long, value_name = "N", default_value_t = 10_000, env = "APEXKV_MAX_CONNECTIONS")]
     pub max_connections: usize,
@@ -123,6 +126,8 @@ pub struct Config {
     pub max_key_bytes: u32,
     /// See [`Flags::max_value_bytes`].
     pub max_value_bytes: u32,
+    /// See [`Flags::max_index_bytes`].
+    pub max_index_bytes: Option<u64>,
     /// See [`Flags::max_connections`].
     pub max_connections: usize,
     /// See [`Flags::log_level`].
@@ -159,6 +164,7 @@ impl Config {
             segment_bytes: within("--segment-bytes", flags.segment_bytes, 1 << 20, 1 << 30)?,
             max_key_bytes: within("--max-key-bytes", flags.max_key_bytes, 1, record::MAX_KEY as u64)? as u32,
             max_value_bytes: within("--max-value-bytes", flags.max_value_bytes, 1, record::MAX_VALUE as u64)? as u32,
+            max_index_bytes: flags.max_index_bytes,
             max_connections: within("--max-connections", flags.max_connections as u64, 1, 1_000_000)? as usize,
             log_level: flags.log_level,
             id: flags.id,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::Error;
+use crate::storage::hinter::{HintJob, Hinter};
 use crate::storage::preparer::{PrepareError, Preparer};
 use crate::storage::writer::{Completion, Job, LogWriter};
 
@@ -51,6 +52,32 @@ pub(super) fn run_preparer<C>(mut preparer: Preparer, requests: &Receiver<u64>, 
                 }
             }
             Err(PrepareError::Fatal(error)) => fatal(&error),
+        }
+    }
+}
+
+/// Makes hints on request until the channel closes. Each is named in the manifest by the log writer, whose completion carries it on.
+pub(super) fn run_hinter<C>(hinter: &Hinter, requests: &Receiver<HintJob>, writer: &Sender<Job>, inbox: &Sender<Event<C>>) {
+    for job in requests {
+        let retry = match hinter.make(&job) {
+            Ok(hinted) => {
+                if writer.send(Job::Hint(hinted)).is_err() {
+                    return;
+                }
+                continue;
+            }
+            Err(PrepareError::Full(reason)) => {
+                log::warn!("no new hint: {reason}; it will be tried again");
+                true
+            }
+            Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
+                log::error!("{error}; no further hints are made, and this node will not start again with this file");
+                false
+            }
+            Err(PrepareError::Fatal(error)) => fatal(&error),
+        };
+        if inbox.send(Event::NotHinted { retry }).is_err() {
+            return;
         }
     }
 }

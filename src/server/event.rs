@@ -20,6 +20,11 @@ pub enum Event<C> {
     Disk(Completion),
     /// The preparer could not make a segment; text for a person. It is asked again later.
     NotPrepared(String),
+    /// A hint could not be made.
+    NotHinted {
+        /// Whether it may work later.
+        retry: bool,
+    },
     /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.
     Shutdown,
 }

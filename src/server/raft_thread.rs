@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
 use crate::raft::{EntryId, RoleName};
+use crate::storage::hinter::HintJob;
 use crate::storage::writer::Job;
 
 use super::connection::Connection;
@@ -32,6 +33,7 @@ pub(super) struct Outlets {
     pub(super) view: Arc<PeerView>,
     pub(super) writer: Sender<Job>,
     pub(super) preparer: Sender<u64>,
+    pub(super) hinter: Sender<HintJob>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
     /// Printed once, when a leader is known for the first time.
@@ -155,6 +157,9 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
     }
     if let Some(min_bytes) = actions.prepare {
         let _ = outlets.preparer.send(min_bytes);
+    }
+    if let Some(job) = actions.hint {
+        let _ = outlets.hinter.send(job);
     }
     answer(actions.replies);
 }

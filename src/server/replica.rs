@@ -9,6 +9,7 @@
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
+use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
@@ -38,6 +39,8 @@ pub struct Limits {
     pub apply_slice: u64,
     /// Most entries applied before other events get their turn.
     pub apply_turn: u64,
+    /// Clients' writes that may add keys stop when the index takes this much memory.
+    pub index_bytes: u64,
 }
 
 impl Default for Limits {
@@ -51,6 +54,7 @@ impl Default for Limits {
             prepare_retry_ms: 1_000,
             apply_slice: 512,
             apply_turn: 8192,
+            index_bytes: u64::MAX,
         }
     }
 }
@@ -64,6 +68,8 @@ pub struct Actions<C> {
     pub jobs: Vec<Job>,
     /// The preparer is to make a segment that fits a record of this many bytes.
     pub prepare: Option<u64>,
+    /// The hinter is to make the hint of a sealed segment.
+    pub hint: Option<HintJob>,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
     /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
@@ -72,7 +78,7 @@ pub struct Actions<C> {
 
 impl<C> Default for Actions<C> {
     fn default() -> Self {
-        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, replies: Vec::new(), more: false }
+        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, hint: None, replies: Vec::new(), more: false }
     }
 }
 
@@ -95,6 +101,8 @@ pub struct Position {
     pub durable: u64,
     /// Bytes of log on disk.
     pub disk_bytes: u64,
+    /// A start reads the log only behind this entry; hints name what the ones up to it did.
+    pub hinted: u64,
     /// Read rounds confirmed since the start.
     pub read_rounds: u64,
     /// Requests in flight.
@@ -125,6 +133,13 @@ struct PrepareWatch {
     failure: Option<String>,
 }
 
+/// Whether a hint is being made, and when one that could not be made is tried again.
+#[derive(Debug, Default)]
+struct HintWatch {
+    asked: bool,
+    retry_at: u64,
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Replica<C> {
@@ -139,6 +154,7 @@ pub struct Replica<C> {
     now: u64,
     disk: DiskWatch,
     prepare: PrepareWatch,
+    hint: HintWatch,
     confirmed_round: u64,
     actions: Actions<C>,
 }
@@ -165,6 +181,7 @@ impl<C: Clone> Replica<C> {
             now: 0,
             disk: DiskWatch::default(),
             prepare: PrepareWatch::default(),
+            hint: HintWatch::default(),
             confirmed_round: 0,
             actions: Actions::default(),
         }
@@ -198,6 +215,7 @@ impl<C: Clone> Replica<C> {
             last: node.last(),
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
+            hinted: self.log.hinted(),
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
@@ -228,6 +246,10 @@ impl<C: Clone> Replica<C> {
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
+            Event::NotHinted { retry } => {
+                self.hint.asked = !retry;
+                self.hint.retry_at = self.now + self.limits.prepare_retry_ms;
+            }
             Event::Shutdown => {
                 self.node.transfer(None);
             }
@@ -267,6 +289,7 @@ impl<C: Clone> Replica<C> {
         self.ask_for_segment();
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
+        self.ask_for_hint();
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
         self.actions.more = self.applier.applied() < ready.commit;
         std::mem::take(&mut self.actions)
@@ -282,7 +305,7 @@ impl<C: Clone> Replica<C> {
         let deadline = self.now + u64::from(batch.deadline_ms);
         let writes = batch.write_count();
         if writes > 0 {
-            if let Err(reason) = self.admit(batch.records.len()) {
+            if let Err(reason) = self.admit(&batch.records) {
                 Waiting::refuse(&batch, &Outcome::Busy(reason), false, &mut self.actions.replies);
             } else if let Some(first) = self.node.propose(writes) {
                 let records = std::mem::take(&mut batch.records);
@@ -300,9 +323,13 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Whether `bytes` of clients' records may be staged now.
-    fn admit(&mut self, bytes: usize) -> std::result::Result<(), &'static str> {
-        let staged = self.log.staged_bytes();
+    /// Whether these records of clients may be staged now.
+    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), &'static str> {
+        // Whether a key is new would have to be asked of a state that is still to come, so every write that could add one counts.
+        if self.applier.index_bytes() >= self.limits.index_bytes && record::may_add_keys(records) {
+            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more");
+        }
+        let (bytes, staged) = (records.len(), self.log.staged_bytes());
         if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
             return Err("the disk is behind: too much waits to be written; try again");
         }
@@ -409,6 +436,10 @@ impl<C: Clone> Replica<C> {
                 self.prepare = PrepareWatch::default();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
+            Completion::Hinted(_) => {
+                self.hint.asked = false;
+                self.applier.forget_effects(self.log.hinted());
+            }
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -424,6 +455,18 @@ impl<C: Clone> Replica<C> {
         if needed && !self.prepare.asked && self.now >= self.prepare.retry_at {
             self.prepare.asked = true;
             self.actions.prepare = Some(self.prepare.min_bytes);
+        }
+    }
+
+    /// One hint at a time, in the order of the log.
+    fn ask_for_hint(&mut self) {
+        if self.hint.asked || self.now < self.hint.retry_at {
+            return;
+        }
+        if let Some(job) = self.log.next_hint(self.applier.applied()) {
+            let (first, last) = job.range();
+            self.actions.hint = Some(job.with_effects(self.applier.effects(first, last)));
+            self.hint.asked = true;
         }
     }
 

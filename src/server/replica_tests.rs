@@ -81,3 +81,38 @@ fn however_much_is_committed_other_events_get_their_turn() {
     }
     assert!(unfinished >= 3, "the rest was not asked for: {answered:?}");
 }
+
+#[test]
+fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
+    let mut alone = Alone::new(Limits { index_bytes: 1 << 20, ..Limits::default() });
+    for _ in 0..1_000 {
+        alone.replica.tick(1);
+        alone.turn();
+    }
+    assert!(alone.replica.is_leader(), "{:?}", alone.replica.position());
+    let mut ask = |operation: &Operation<'_>| {
+        let mut records = Vec::new();
+        encode_operation(&mut records, operation);
+        let requests = vec![Request::Write { slot: 0 }];
+        alone.replica.handle(Event::Client(ClientBatch { client: (), requests, records, barrier: None, deadline_ms: 1_000 }));
+        for _ in 0..10 {
+            if let Some(reply) = alone.turn().replies.pop() {
+                return reply.outcome;
+            }
+        }
+        panic!("no answer to {operation:?}");
+    };
+    // Keys too long to be packed give their memory back at once.
+    let key = |number: u32| [&number.to_le_bytes()[..], &[7; 1020]].concat();
+    let mut last = 0;
+    while let Outcome::Written { .. } = ask(&Operation::Set { key: &key(last), value: b"v" }) {
+        last += 1;
+        assert!(last < 2_000, "the index takes more than it may");
+    }
+    assert!(last > 100, "only {last} keys fit");
+    let refused = |outcome: Outcome| matches!(outcome, Outcome::Busy(reason) if reason.contains("--max-index-bytes"));
+    assert!(refused(ask(&Operation::CompareAndSet { key: &key(0), expected: 0, value: b"v" })));
+    assert!(refused(ask(&Operation::Set { key: &key(0), value: b"another" })));
+    assert!(matches!(ask(&Operation::Delete { key: &key(0) }), Outcome::Written { .. }));
+    assert!(matches!(ask(&Operation::Set { key: &key(last), value: b"v" }), Outcome::Written { .. }));
+}

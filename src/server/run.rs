@@ -152,11 +152,19 @@ fn handle_signals(stop: &Arc<AtomicBool>, inbox: &Inbox) -> Result<()> {
     .map_err(|error| Error::Config(format!("cannot handle signals: {error}")))
 }
 
+fn limits(config: &Config) -> Limits {
+    Limits {
+        disk_stall_ms: config.disk_stall_handover.as_millis() as u64,
+        index_bytes: config.max_index_bytes.unwrap_or(u64::MAX),
+        ..Limits::default()
+    }
+}
+
 fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, store, commit, .. } =
+    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, store, commit, .. } =
         directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
@@ -178,8 +186,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
     let node = Node::new(own, settings(config), rand::random(), recovered);
-    let limits = Limits { disk_stall_ms: config.disk_stall_handover.as_millis() as u64, ..Limits::default() };
-    let replica = Replica::new(node, log, applier, limits);
+    let replica = Replica::new(node, log, applier, limits(config));
 
     let members = identity::numbered(&founding);
     let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
@@ -187,11 +194,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     assert!(first, "a server joins its cluster once");
     let (jobs, jobs_received) = unbounded();
     let (requests, requests_received) = unbounded();
+    let (hints, hints_received) = unbounded();
     let outlets = Outlets {
         peers: Arc::clone(&peers),
         view,
         writer: jobs.clone(),
         preparer: requests,
+        hinter: hints,
         metrics: Arc::clone(&metrics),
         position: Arc::clone(&status.position),
         ready: ready_line(config),
@@ -200,6 +209,8 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let writer_inbox = inbox.clone();
     disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
     let preparer_inbox = inbox.clone();
+    let (hinter_jobs, hinter_inbox) = (jobs.clone(), inbox.clone());
+    disk_work.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &hinter_jobs, &hinter_inbox))?);
     let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox);
     disk_work.push(spawn("preparer", preparing)?);
     client_port.attach(inbox.clone(), store);

@@ -96,6 +96,8 @@ impl NodeView for StatusView {
             "durable_index": position.durable,
             "keys": member.map_or(0, |member| member.store.keys()),
             "disk_bytes": position.disk_bytes,
+            "index_bytes": member.map_or(0, |member| member.store.index_bytes()),
+            "hinted_index": position.hinted,
             "requests_waiting": position.waiting,
             "staged_bytes": position.staged_bytes,
             "no_room": position.no_room,

@@ -64,6 +64,15 @@ pub struct Applier {
     pending: VecDeque<Pending>,
     /// The operations of all pending entries, one entry after another.
     operations: VecDeque<PendingOperation>,
+    effects: Effects,
+}
+
+/// For each applied entry of the log that no hint covers, whether its operations took effect.
+#[derive(Debug)]
+struct Effects {
+    /// Index of the entry at the front.
+    first: u64,
+    took: VecDeque<bool>,
 }
 
 /// Whether a record's payload follows the format, so that it may be appended and staged. Records from peers and files are checked
@@ -77,9 +86,11 @@ pub fn is_well_formed(record: &Record<'_>) -> bool {
 }
 
 impl Applier {
-    /// Starts behind the entry `applied`.
+    /// Starts behind the entry `applied`, whose state the store has.
     pub(super) fn new(store: Arc<Store>, applied: u64) -> Applier {
-        Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new() }
+        store.set_applied(applied);
+        let effects = Effects { first: applied + 1, took: VecDeque::new() };
+        Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new(), effects }
     }
 
     /// Takes over what applying these records will need: sealed, checked, one after another, in log order. Their places follow with
@@ -146,15 +157,35 @@ impl Applier {
         self.applied
     }
 
+    /// Bytes of memory that the index takes, about.
+    pub fn index_bytes(&self) -> u64 {
+        self.store.index_bytes()
+    }
+
     /// How many entries are staged and not applied.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
+    /// For each of the entries `first ..= last`, whether its operations took effect. They must be applied, and stay known until
+    /// [`Applier::forget_effects`].
+    pub fn effects(&self, first: u64, last: u64) -> Vec<bool> {
+        assert!(self.effects.first <= first && last <= self.applied, "effects of {first}..={last} are asked for at {}", self.applied);
+        let position = |index: u64| (index - self.effects.first) as usize;
+        self.effects.took.range(position(first)..=position(last)).copied().collect()
+    }
+
+    /// A hint names what took effect up to `last`.
+    pub fn forget_effects(&mut self, last: u64) {
+        while self.effects.first <= last && self.effects.took.pop_front().is_some() {
+            self.effects.first += 1;
+        }
+    }
+
     /// Locks the index for applying some entries; readers wait until the slice is dropped, so it must be a short one.
     pub fn slice(&mut self) -> Slice<'_> {
-        let Applier { store, applied, pending, operations } = self;
-        Slice { state: store.write(), store, applied, pending, operations }
+        let Applier { store, applied, pending, operations, effects } = self;
+        Slice { state: store.write(), store, applied, pending, operations, effects }
     }
 }
 
@@ -166,6 +197,7 @@ pub struct Slice<'a> {
     applied: &'a mut u64,
     pending: &'a mut VecDeque<Pending>,
     operations: &'a mut VecDeque<PendingOperation>,
+    effects: &'a mut Effects,
 }
 
 impl Slice<'_> {
@@ -181,6 +213,7 @@ impl Slice<'_> {
                 take_effect(&mut self.state, operation, &entry);
             }
         }
+        self.effects.took.push_back(failed.is_none() && entry.operations > 0);
         let effect = failed.unwrap_or(if entry.operations == 0 { Effect::None } else { Effect::Written });
         Applied { id: entry.id, effect }
     }
@@ -200,6 +233,7 @@ impl Drop for Slice<'_> {
     fn drop(&mut self) {
         // Published before the lock is released: whoever sees the index finds the entries.
         self.store.set_applied(*self.applied);
+        self.store.note_index_bytes(&self.state.keydir);
     }
 }
 
@@ -223,7 +257,7 @@ fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) 
         }
         Action::Set { value_bytes } | Action::CompareAndSet { value_bytes, .. } => {
             let value = Value { version: entry.id.index, location: entry.location, value_bytes };
-            state.keydir.put(operation.key, value);
+            state.keydir.put(&operation.key, value);
         }
     }
 }

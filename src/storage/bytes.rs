@@ -56,6 +56,11 @@ impl<'a> Fields<'a> {
         String::from_utf8(self.slice(usize::from(length))?.to_vec()).ok()
     }
 
+    /// How many bytes are left.
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether everything has been read.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

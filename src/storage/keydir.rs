@@ -1,6 +1,7 @@
 //! The keydir: from each live key to the record that set it. A hash table answers single keys, an ordered view answers ranges, and both
-//! refer to the same key bytes. Plain data without locks or files; reached only through get, put, remove and page.
+//! refer to the same key bytes, which lie packed. Plain data without locks or files; reached only through get, put, remove and page.
 
+use super::keys::{KeyBytes, KeyRef};
 use super::location::Location;
 use super::ordered::Ordered;
 use hashbrown::HashTable;
@@ -22,9 +23,9 @@ pub(super) struct Value {
     pub(super) value_bytes: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Slot {
-    key: Box<[u8]>,
+    key: KeyRef,
     value: Value,
 }
 
@@ -37,10 +38,13 @@ pub(super) struct Keydir {
     ordered: Ordered,
     slots: Slots,
     count: usize,
+    /// What the tables take.
+    table_bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
+    keys: KeyBytes,
     blocks: Vec<Vec<Slot>>,
     free: Vec<u32>,
 }
@@ -50,11 +54,16 @@ impl Slots {
         &self.blocks[number as usize / BLOCK][number as usize % BLOCK]
     }
 
+    fn key(&self, number: u32) -> &[u8] {
+        self.keys.get(self.get(number).key)
+    }
+
     fn get_mut(&mut self, number: u32) -> &mut Slot {
         &mut self.blocks[number as usize / BLOCK][number as usize % BLOCK]
     }
 
-    fn add(&mut self, slot: Slot) -> u32 {
+    fn add(&mut self, key: &[u8], value: Value) -> u32 {
+        let slot = Slot { key: self.keys.add(key), value };
         if let Some(number) = self.free.pop() {
             *self.get_mut(number) = slot;
             return number;
@@ -68,10 +77,17 @@ impl Slots {
         u32::try_from(before + block.len() - 1).expect("four billion keys exceed any memory this runs on")
     }
 
-    fn take(&mut self, number: u32) -> Slot {
+    fn take(&mut self, number: u32) -> Value {
         self.free.push(number);
-        let slot = self.get_mut(number);
-        Slot { key: std::mem::take(&mut slot.key), value: slot.value }
+        let slot = *self.get(number);
+        self.keys.remove(slot.key);
+        slot.value
+    }
+
+    fn bytes(&self) -> usize {
+        self.keys.bytes()
+            + self.blocks.len() * (BLOCK * size_of::<Slot>() + size_of::<Vec<Slot>>())
+            + self.free.capacity() * size_of::<u32>()
     }
 }
 
@@ -83,6 +99,7 @@ impl Default for Keydir {
             ordered: Ordered::default(),
             slots: Slots::default(),
             count: 0,
+            table_bytes: 0,
         }
     }
 }
@@ -93,6 +110,32 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl Keydir {
+    /// A keydir of keys that rise strictly.
+    pub(super) fn of_rising<'a>(keys: impl Iterator<Item = (&'a [u8], Value)>) -> Keydir {
+        let mut keydir = Keydir::default();
+        for (key, value) in keys {
+            keydir.slots.add(key, value);
+            keydir.count += 1;
+        }
+        let count = u32::try_from(keydir.count).expect("slots have numbers of four bytes");
+        let (slots, hasher) = (&keydir.slots, &keydir.hasher);
+        let hash_of = |number: &u32| hasher.hash_one(slots.key(*number));
+        // Tables that have their size from the start need not hash all keys again as they grow.
+        keydir.shards.iter_mut().for_each(|shard| shard.reserve(keydir.count / SHARDS, hash_of));
+        for number in 0..count {
+            let hash = hash_of(&number);
+            keydir.shards[shard_of(hash)].insert_unique(hash, number, hash_of);
+        }
+        keydir.table_bytes = keydir.shards.iter().map(HashTable::allocation_size).sum();
+        keydir.ordered = Ordered::of_rising(count);
+        keydir
+    }
+
+    /// Bytes of memory that keys, places and both views take, about.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.slots.bytes() + self.table_bytes + self.ordered.bytes()) as u64
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -101,23 +144,24 @@ impl Keydir {
     /// The value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Value> {
         let hash = self.hasher.hash_one(key);
-        let number = self.shards[shard_of(hash)].find(hash, |number| *self.slots.get(*number).key == *key)?;
+        let number = self.shards[shard_of(hash)].find(hash, |number| self.slots.key(*number) == key)?;
         Some(&self.slots.get(*number).value)
     }
 
     /// Sets the value of a key.
-    pub(super) fn put(&mut self, key: Box<[u8]>, value: Value) {
-        let hash = self.hasher.hash_one(&*key);
+    pub(super) fn put(&mut self, key: &[u8], value: Value) {
+        let hash = self.hasher.hash_one(key);
         let shard = &mut self.shards[shard_of(hash)];
-        if let Some(number) = shard.find(hash, |number| self.slots.get(*number).key == key) {
+        if let Some(number) = shard.find(hash, |number| self.slots.key(*number) == key) {
             self.slots.get_mut(*number).value = value;
             return;
         }
-        let number = self.slots.add(Slot { key, value });
+        let number = self.slots.add(key, value);
         let slots = &self.slots;
-        shard.insert_unique(hash, number, |number| self.hasher.hash_one(&*slots.get(*number).key));
-        let key = &slots.get(number).key;
-        self.ordered.insert(number, |element| slots.get(element).key.cmp(key));
+        self.table_bytes -= shard.allocation_size();
+        shard.insert_unique(hash, number, |number| self.hasher.hash_one(slots.key(*number)));
+        self.table_bytes += shard.allocation_size();
+        self.ordered.insert(number, |element| slots.key(element).cmp(key));
         self.count += 1;
     }
 
@@ -125,21 +169,21 @@ impl Keydir {
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Value> {
         let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let entry = self.shards[shard_of(hash)].find_entry(hash, |number| *slots.get(*number).key == *key).ok()?;
-        self.ordered.remove(|element| (*slots.get(element).key).cmp(key));
+        let entry = self.shards[shard_of(hash)].find_entry(hash, |number| slots.key(*number) == key).ok()?;
+        self.ordered.remove(|element| slots.key(element).cmp(key));
         let (number, _) = entry.remove();
         self.count -= 1;
-        Some(self.slots.take(number).value)
+        Some(self.slots.take(number))
     }
 
     /// The keys that start with `prefix` and come after `cursor` (empty: from the first one), in byte order.
     pub(super) fn page(&self, prefix: &[u8], cursor: &[u8]) -> impl Iterator<Item = (&[u8], &Value)> {
         let before = |number: u32| {
-            let key = &*self.slots.get(number).key;
+            let key = self.slots.key(number);
             key < prefix || (!cursor.is_empty() && key <= cursor)
         };
-        let slots = self.ordered.range(before).map(|number| self.slots.get(number));
-        slots.take_while(move |slot| slot.key.starts_with(prefix)).map(|slot| (&*slot.key, &slot.value))
+        let pairs = self.ordered.range(before).map(|number| (self.slots.key(number), &self.slots.get(number).value));
+        pairs.take_while(move |(key, _)| key.starts_with(prefix))
     }
 }
 
@@ -158,7 +202,11 @@ mod tests {
     fn it_behaves_like_an_ordered_map() {
         let seed: u64 = rand::random();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let (mut keydir, mut model) = (Keydir::default(), BTreeMap::<Box<[u8]>, u64>::new());
+        let mut model = BTreeMap::<Box<[u8]>, u64>::new();
+        for _ in 0..random.random_range(0..3_000) {
+            model.insert(format!("{:x}", random.next_u32() % 5_000).into_bytes().into(), 0);
+        }
+        let mut keydir = Keydir::of_rising(model.keys().map(|key| (&**key, value(0))));
         for version in 1..30_000 {
             let key: Box<[u8]> = format!("{:x}", random.next_u32() % 5_000).into_bytes().into();
             match random.random_range(0..3) {
@@ -166,7 +214,7 @@ mod tests {
                     assert_eq!(keydir.remove(&key).map(|value| value.version), model.remove(&key), "seed {seed}");
                 }
                 _ => {
-                    keydir.put(key.clone(), value(version));
+                    keydir.put(&key, value(version));
                     model.insert(key.clone(), version);
                 }
             }
@@ -181,5 +229,26 @@ mod tests {
             }
         }
         assert!(keydir.page(b"", b"").map(|(key, _)| key).eq(model.keys().map(|key| &**key)), "seed {seed}");
+    }
+
+    #[test]
+    fn a_key_takes_little_more_than_its_bytes() {
+        let seed: u64 = rand::random();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut keydir = Keydir::default();
+        let empty = keydir.bytes();
+        for version in 0..200_000 {
+            keydir.put(&random.random::<[u8; 16]>(), value(version));
+        }
+        let (bytes, ordered) = ((keydir.bytes() - empty) / 200_000, keydir.ordered.bytes() / 200_000);
+        assert!(bytes - 16 <= 56, "seed {seed}: {bytes} bytes for a key of 16");
+        assert!(ordered <= 9, "seed {seed}: {ordered} bytes of them for the order");
+        let mut again = Keydir::of_rising(keydir.page(b"", b"").map(|(key, value)| (key, *value)));
+        assert!(again.bytes() <= keydir.bytes(), "seed {seed}: {} bytes after a start", again.bytes());
+        let keys: Vec<Vec<u8>> = keydir.page(b"", b"").map(|(key, _)| key.to_vec()).collect();
+        let full = again.bytes();
+        keys.iter().for_each(|key| assert!(again.remove(key).is_some()));
+        keys.iter().for_each(|key| again.put(key, value(1)));
+        assert!(again.bytes() <= full + full / 5, "seed {seed}: {full} bytes became {}", again.bytes());
     }
 }

@@ -2,6 +2,8 @@
 //! its place when it is appended and never gives that place away again. Pure memory: it never reads, writes or waits.
 
 use super::batch;
+use super::hint::HintLog;
+use super::hinter::HintJob;
 use super::record::{self, Kind};
 use super::segment::{HEADER_BLOCK, Segment};
 use super::stage::{self, Stage};
@@ -38,12 +40,16 @@ pub(super) struct LogSegment {
     pub(super) bases: Vec<u32>,
     /// Where the last record ends, or a later batch that holds none.
     pub(super) end: u64,
+    /// Once its seal is durable: the number that no batch in it exceeds.
+    pub(super) sealed: Option<u64>,
+    /// Whether a hint covers it; such segments are a prefix of the log.
+    pub(super) hinted: bool,
 }
 
 impl LogSegment {
     /// A segment without entries, whose first will be `first`.
     pub(super) fn new(segment: Arc<Segment>, first: u64) -> LogSegment {
-        LogSegment { segment, first, offsets: Vec::new(), bases: Vec::new(), end: HEADER_BLOCK }
+        LogSegment { segment, first, offsets: Vec::new(), bases: Vec::new(), end: HEADER_BLOCK, sealed: None, hinted: false }
     }
 
     /// One past the index of its last entry.
@@ -273,6 +279,7 @@ impl Log {
             kept.offsets.truncate((from - kept.first) as usize);
             kept.bases.retain(|base| u64::from(*base) < offset);
             kept.end = offset;
+            kept.sealed = None;
             edits.push(Edit::Seal { id: kept.segment.id(), first: kept.first, last: from - 1, offset });
         }
         self.stage.push_seal(edits);
@@ -298,10 +305,44 @@ impl Log {
 
     /// Takes note of a completed job; other completions than those of the log's jobs are ignored.
     pub fn completed(&mut self, completion: &Completion) {
-        if let Completion::Batch { sequence } | Completion::Sealed { sequence } = completion {
+        if let Completion::Batch { sequence } | Completion::Sealed { sequence, .. } = completion {
             self.stage.completed(*sequence);
             self.durable = self.durable.max(std::mem::take(&mut self.in_flight));
         }
+        match completion {
+            Completion::Sealed { ends, last_batch, .. } => {
+                // A conflict may have shortened a segment again after this seal was made: then its last one is still to come.
+                let sealed = self.segments.iter_mut().rev().filter(|holder| ends.contains(&(holder.segment.id(), holder.next() - 1)));
+                sealed.for_each(|holder| holder.sealed = Some(*last_batch));
+            }
+            Completion::Hinted(hinted) => {
+                let holder = self.segments.iter_mut().find(|holder| holder.segment.id() == hinted.id);
+                holder.unwrap_or_else(|| panic!("{hinted:?} is no longer in the log")).hinted = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Hints name what took effect up to this index; the entry before the first one if there is no hint.
+    pub fn hinted(&self) -> u64 {
+        let next = self.segments.partition_point(|holder| holder.hinted).checked_sub(1);
+        next.map_or(self.base.index, |last| self.segments[last].next() - 1)
+    }
+
+    /// The oldest segment that has no hint, if it may get one: its seal is durable, and all its entries up to `applied` are applied. The
+    /// job still lacks what took effect: see [`HintJob::range`].
+    pub fn next_hint(&self, applied: u64) -> Option<HintJob> {
+        let holder = self.segments.get(self.segments.partition_point(|holder| holder.hinted))?;
+        let (last_batch, last) = (holder.sealed?, holder.next() - 1);
+        if last > applied.min(self.durable) {
+            return None;
+        }
+        let after = self.terms.partition_point(|(first, _)| *first <= holder.first);
+        let mut runs = vec![(holder.first, self.terms[after - 1].1)];
+        runs.extend(self.terms[after..].iter().take_while(|(first, _)| *first <= last));
+        let configs = self.configs.iter().filter(|(index, _)| (holder.first..=last).contains(index)).cloned().collect();
+        let log = HintLog { first: holder.first, last, end: holder.end, last_batch, runs, configs, offsets: holder.offsets.clone() };
+        Some(HintJob { segment: Arc::clone(&holder.segment), log, effects: Vec::new() })
     }
 
     /// Stages an empty batch that proves the last one, if nothing else is to do. Without it, damage to the last batch could pass for a

@@ -14,7 +14,7 @@ pub(super) const CAPACITY: usize = 1 << 20;
 /// Highest number of a segment; no node comes near it.
 pub(super) const ID_MAX: u32 = 1 << 31;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FRONT_BYTES: usize = 36;
 const ENTRY_BYTES: usize = 56;
 
@@ -34,6 +34,15 @@ pub(super) enum State {
     },
     /// Ended without any entry; the file may be gone already.
     Dropped,
+    /// Sealed, and its hint file is durable.
+    Hinted {
+        /// Index of its first entry.
+        first: u64,
+        /// Index of its last entry.
+        last: u64,
+        /// Where it ends.
+        offset: u64,
+    },
 }
 
 /// One listed segment.
@@ -88,6 +97,7 @@ impl Manifest {
                 State::Open => (0u32, 0, 0, 0),
                 State::Sealed { first, last, offset } => (1, first, last, offset),
                 State::Dropped => (2, 0, 0, 0),
+                State::Hinted { first, last, offset } => (3, first, last, offset),
             };
             out.extend_from_slice(&listed.id.to_le_bytes());
             out.extend_from_slice(&state.to_le_bytes());
@@ -113,10 +123,11 @@ impl Manifest {
         if version > VERSION {
             return Err(super::newer(NAME, version, VERSION));
         }
-        Manifest::decode_fields(&mut fields).ok_or_else(|| super::corrupt(NAME, 0, "its list of segments does not follow the format"))
+        Manifest::decode_fields(&mut fields, version)
+            .ok_or_else(|| super::corrupt(NAME, 0, "its list of segments does not follow the format"))
     }
 
-    fn decode_fields(fields: &mut Fields<'_>) -> Option<Manifest> {
+    fn decode_fields(fields: &mut Fields<'_>, version: u32) -> Option<Manifest> {
         let count = fields.u32()?;
         let base = EntryId { term: fields.number()?, index: fields.number()? };
         let mut manifest = Manifest { base, applied: fields.number()?, last_id: fields.u32()?, segments: Vec::new() };
@@ -127,6 +138,7 @@ impl Manifest {
                 0 => State::Open,
                 1 => State::Sealed { first, last, offset },
                 2 => State::Dropped,
+                3 if version >= 2 => State::Hinted { first, last, offset },
                 _ => return None,
             };
             manifest.segments.push(Listed { id, node, length, state });
@@ -148,8 +160,13 @@ mod tests {
             last_id: 4,
             segments: vec![listed(1, State::Sealed { first: 3, last: 9, offset: 5000 }), listed(2, State::Dropped), listed(3, State::Open)],
         };
+        let mut manifest = manifest;
+        manifest.segments.push(listed(4, State::Hinted { first: 10, last: 20, offset: 6000 }));
         let payload = manifest.encode();
         assert_eq!(Manifest::decode(&payload).expect("just encoded"), manifest);
+        let of_version = |version: u32| [&version.to_le_bytes(), &payload[4..]].concat();
+        assert!(Manifest::decode(&of_version(1)).is_err(), "the first version knew no hints");
+        assert!(matches!(Manifest::decode(&of_version(VERSION + 1)), Err(crate::error::Error::Directory(_))));
         for length in 0..payload.len() {
             assert!(Manifest::decode(&payload[..length]).is_err(), "cut to {length}");
         }

@@ -16,6 +16,7 @@
 //! | Raft thread | [`log::Log`], [`applier::Applier`] | memory only: gives places, stages, applies |
 //! | log writer | [`writer::LogWriter`] | write batches, hard state and manifest, one [`writer::Job`] at a time |
 //! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet |
+//! | hinter | [`hinter::Hinter`] | read sealed segments, make hint files that do not count yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
 //! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
 //!
@@ -30,19 +31,21 @@
 //! | `cluster` | slots: the founding record | once; renamed into place as the last act of founding |
 //! | `hardstate` | slots: term and vote | before any message of that term leaves |
 //! | `marks` | slots: what is known of the peers; opaque here | by its owner |
-//! | `manifest` | slots: which segments there are and where each ends | when one is listed or ends |
+//! | `manifest` | slots: which segments there are and where each ends | when one is listed, ends or gets a hint |
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
+//! | `0000001a.hint` | the hint of that segment | once, some time after its seal |
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
 //! Slot files are described in [`slots`]: their payload is replaced as a whole, in preallocated places, so that neither a restart
-//! nor a vote needs new disk space. Payloads begin with their format version, `u32`, 1. A higher one is refused with a message.
+//! nor a vote needs new disk space. Payloads begin with their format version, `u32`: 2 for the manifest, 1 for all others. A higher one is
+//! refused with a message; a manifest of version 1, which knows no hints, is read.
 //!
 //! ```text
 //! identity    version u32, uuid u128, boot u64, nonce u64, id (length u16, UTF-8)
 //! cluster     version u32, cluster id u128, members u32, for each: uuid u128, id (length u16, UTF-8); CRC u32 of all before
 //! hardstate   version u32, vote u32 (0: none), term u64
 //! manifest    version u32, segments u32, base term u64, base index u64, applied u64, last number u32, then for each segment:
-//!               number u32, state u32 (0 open, 1 sealed, 2 dropped), node uuid u128, length u64,
+//!               number u32, state u32 (0 open, 1 sealed, 2 dropped, 3 sealed and hinted), node uuid u128, length u64,
 //!               first index u64, last index u64, offset u64 (the last three only if sealed, else 0)
 //! ```
 //!
@@ -107,6 +110,22 @@
 //! *dropped* and its file removed. Writing goes on in another segment, after the seal is durable. A seal waits for the sync of the
 //! last batch below it. So at most one listed segment is open and holds batches.
 //!
+//! # Hints
+//!
+//! Whether a condition held is decided once, when its entry is applied, in log order. A hint file keeps that: of a sealed segment it names,
+//! for each key, the newest record that took effect, a deletion too, and nothing that was refused; besides where each entry stands, their
+//! terms and the memberships. The bytes are described in the file `hint.rs`. A start then reads the hint instead of the segment.
+//!
+//! * A segment gets its hint when its last seal is durable and all its entries are applied: nothing can shorten it any more.
+//! * Hints are made one after another in log order, so hinted segments are a prefix of the log. What they name together is exactly the
+//!   state behind their last entry; the rest of the log is read and applied in order, which decides its conditions against that state.
+//! * The hinter checks each record of the segment as it reads it, and makes the file: temporary name, sync, rename, sync of the directory.
+//!   Then the log writer puts the segment's state to *hinted* in the manifest. Only then does the hint count.
+//! * A hint is a copy of what the segment says. One that is missing, unreadable, of another segment or length, or does not match its CRC is
+//!   no loss: that segment and all behind it are read, and get their hints anew.
+//! * Records of a hinted segment are not read at a start. Each is checked when its value is read or it is sent to another node; damage is
+//!   refused there, with file and offset.
+//!
 //! # Recovery
 //!
 //! 1. Sync the directory; open the slot files (each syncs, drops the cache, reads, repairs). Remove half-made files. Without a cluster
@@ -114,7 +133,9 @@
 //! 2. Open every listed segment; check its header block and length. Sync the open ones and drop their cached pages, so that what is read
 //!    from here on is what a power cut would leave: a process that was killed between write and sync, or whose sync failed, leaves
 //!    bytes in the cache that the disk does not have.
-//! 3. Scan sealed segments in log order. Every byte below the seal must be as it was written, every index must follow the one before.
+//! 3. Load the hints of the first segments, as many as can be believed without a gap; merge their keys, the newest record of each counts.
+//!    Scan the other sealed segments in log order. Every byte below the seal must be as it was written, every index must follow the one
+//!    before.
 //! 4. Scan the open segment that holds batches, as far as batches are whole. What follows is one of three:
 //!    * *untouched*: nothing but fill up to the end of the file. Writing goes on right there.
 //!    * *torn*: no valid batch follows, and some unit of 16 bytes of this batch (of its header, if that is unreadable) still holds
@@ -123,7 +144,8 @@
 //!    * everything else is damage. The node refuses to start and names file and offset. Nothing is cut.
 //! 5. Check that the log reaches as far as any batch or the manifest knew entries to be committed, and that its last term is not
 //!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
-//! 6. Only now write: seal what is torn, remove dropped and never listed segments. A file that is not listed and holds a batch is damage.
+//! 6. Only now write: seal what is torn, remove dropped and never listed segments, and hints that the manifest does not name or that were
+//!    not believed. A file that is not listed and holds a batch is damage.
 //!
 //! Whoever only looks ([`inspect`]) takes the same steps and comes to the same judgements without any write or sync, and goes on behind
 //! damage. So bytes that a system has not written out yet count for him as there; a start makes them durable first.
@@ -142,6 +164,9 @@
 //! * **A conflict, before its seal is durable.** The superseded entries are back. None behind them was acknowledged, since batches of the
 //!   new entries wait for the seal, and the leader removes them again. After the seal they cannot return.
 //! * **Two crashes in a row.** A torn write lies behind a seal and is never looked at again; the next segment begins clean.
+//! * **A hint renamed, the manifest not yet written.** It does not count, and is removed; its segment is read, and gets another. As it
+//!   would say the same, it does no harm if the removal is lost in another crash: the next one takes its name.
+//! * **A hint's removal durable, the manifest still naming it** (it was not believed at the start before). It is missing: see above.
 //! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
@@ -163,8 +188,11 @@ pub mod directory;
 pub mod disk;
 mod fill;
 mod founding;
+mod hint;
+pub mod hinter;
 pub mod inspect;
 mod keydir;
+mod keys;
 mod location;
 pub mod log;
 mod manifest;

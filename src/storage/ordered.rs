@@ -12,13 +12,32 @@ pub(super) struct Ordered {
     blocks: Vec<Vec<u32>>,
 }
 
+/// A block with its full capacity: it will grow, and growing would double it.
+fn block_of(elements: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut block = Vec::with_capacity(BLOCK_MAX);
+    block.extend(elements);
+    block
+}
+
 impl Ordered {
+    /// The numbers `0 .. count`, which are in order already.
+    pub(super) fn of_rising(count: u32) -> Ordered {
+        let filled = BLOCK_MAX - BLOCK_MAX / 16;
+        let blocks = (0..count).step_by(filled).map(|first| block_of(first..count.min(first.saturating_add(filled as u32))));
+        Ordered { blocks: blocks.collect() }
+    }
+
+    /// Bytes of memory in use, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.blocks.len() * (BLOCK_MAX * size_of::<u32>() + size_of::<Vec<u32>>())
+    }
+
     /// Inserts `number`; `compare` tells how an element's key compares to the new one, and none is equal.
     pub(super) fn insert(&mut self, number: u32, mut compare: impl FnMut(u32) -> Ordering) {
         let mut before = |element: &u32| compare(*element) == Ordering::Less;
         let block = self.blocks.partition_point(|block| before(&block[0])).saturating_sub(1);
         let Some(elements) = self.blocks.get_mut(block) else {
-            self.blocks.push(vec![number]);
+            self.blocks.push(block_of([number].into_iter()));
             return;
         };
         let position = elements.partition_point(before);
@@ -26,7 +45,7 @@ impl Ordered {
         if elements.len() >= BLOCK_MAX {
             // A block that grew at its end alone stays nearly full, so that rising keys do not leave half-empty blocks behind.
             let cut = if position + 1 == elements.len() { BLOCK_MAX - BLOCK_MAX / 16 } else { BLOCK_MAX / 2 };
-            let upper = elements.split_off(cut);
+            let upper = block_of(elements.drain(cut..));
             self.blocks.insert(block + 1, upper);
         }
     }

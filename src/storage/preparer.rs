@@ -95,7 +95,7 @@ fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
 }
 
 /// Whether an error says that something ran out, which time or a person can change.
-fn is_shortage(error: &io::Error) -> bool {
+pub(super) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     if planted(112) {
         return false;

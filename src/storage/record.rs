@@ -267,6 +267,18 @@ pub fn view(bytes: &[u8]) -> (Record<'_>, usize) {
     (Record { kind, id, payload: &bytes[HEADER_BYTES..total] }, total)
 }
 
+/// Whether some operation among records that were encoded here can leave a key behind that was not there before.
+pub fn may_add_keys(mut records: &[u8]) -> bool {
+    while !records.is_empty() {
+        let (record, bytes) = view(records);
+        if operations(record.payload).flatten().any(|operation| !matches!(operation, Operation::Delete { .. })) {
+            return true;
+        }
+        records = &records[bytes..];
+    }
+    false
+}
+
 /// The operations of a command's payload, in order; `None` in place of one that does not follow the format, after which it ends.
 pub fn operations(payload: &[u8]) -> impl Iterator<Item = Option<Operation<'_>>> {
     let mut rest = payload;

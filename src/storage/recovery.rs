@@ -5,6 +5,10 @@
 use super::applier::Applier;
 use super::directory::{Lock, remove_all};
 use super::disk::Disk;
+use super::hint::{self, HintKey, HintLog};
+use super::hinter::Hinter;
+use super::keydir::Value;
+use super::location::Location;
 use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::preparer::Preparer;
@@ -22,6 +26,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::founding::{Founding, Identity};
+
+/// Hints are merged in memory until they take more than this; then come the next ones.
+const HINT_BYTES_AT_ONCE: usize = 256 << 20;
 
 /// Everything that storage hands to a starting server.
 #[derive(Debug)]
@@ -46,6 +53,8 @@ pub struct Opened {
     pub writer: LogWriter,
     /// For the preparer's thread.
     pub preparer: Preparer,
+    /// For the hinter's thread.
+    pub hinter: Hinter,
     /// For everybody.
     pub store: Arc<Store>,
     /// The highest index known to be committed; applied already. Everything in the log is durable.
@@ -58,6 +67,7 @@ pub(super) struct Recovered {
     pub(super) applier: Applier,
     pub(super) writer: LogWriter,
     pub(super) preparer: Preparer,
+    pub(super) hinter: Hinter,
     pub(super) store: Arc<Store>,
     pub(super) commit: u64,
 }
@@ -84,9 +94,16 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let unlisted = find_unlisted(&writer)?;
     let store = Arc::new(Store::default());
     let base = writer.manifest.base;
-    let applier = Applier::new(Arc::clone(&store), base.index);
+    let hints = load_hints(&mut writer, &sorted.sealed, &store)?;
+    let hinted = hints.last().map_or(base.index, |hint| hint.last);
+    let applier = Applier::new(Arc::clone(&store), hinted);
     let mut scan = Scan::new(writer.cluster, base, writer.manifest.applied, Arc::clone(&store), applier);
-    for (segment, listed) in &sorted.sealed {
+    let mut sealed = sorted.sealed.iter();
+    for hint in hints {
+        let (segment, _) = sealed.next().expect("there is one hint for each of the first segments");
+        scan.hinted(segment, hint)?;
+    }
+    for (segment, listed) in sealed {
         scan.sealed(segment, &listed.state)?;
     }
     let mut edits: Vec<Edit> = sorted.torn.iter().map(|id| Edit::Drop { id: *id }).collect();
@@ -95,7 +112,13 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         match scan.tail(segment)? {
             Tail::Untouched => active = true,
             Tail::Torn if planted(90) => active = true,
-            Tail::Torn => edits.push(end_of(scan.segments.back(), segment)),
+            Tail::Torn => {
+                edits.push(end_of(scan.segments.back(), segment));
+                let last_batch = scan.chain.sequence;
+                if let Some(torn) = scan.segments.back_mut().filter(|last| last.segment.id() == segment.id()) {
+                    torn.sealed = Some(last_batch);
+                }
+            }
         }
     }
     active &= scan.segments.back().is_some();
@@ -112,6 +135,7 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let next_id = unlisted.iter().filter_map(|name| id_of(name)).fold(listed_last, u32::max) + 1;
     let preparer =
         Preparer { disk: Arc::clone(&writer.disk), cluster: writer.cluster, node, segment_bytes: options.segment_bytes, next_id };
+    let hinter = Hinter { disk: Arc::clone(&writer.disk) };
     let mut log = Log {
         store: Arc::clone(&store),
         usual_capacity: options.segment_bytes.saturating_sub(HEADER_BLOCK + batch::HEADER_BYTES),
@@ -127,7 +151,47 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         stage: Stage::default(),
     };
     sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
-    Ok(Recovered { log, applier, writer, preparer, store, commit })
+    Ok(Recovered { log, applier, writer, preparer, hinter, store, commit })
+}
+
+/// Loads the keys that the hints of the first segments name, as many as there are without a gap, and returns what they say of the log.
+/// A hint that cannot be believed is no loss: its segment is read instead, and gets another.
+fn load_hints(writer: &mut LogWriter, sealed: &[(Arc<Segment>, Listed)], store: &Store) -> Result<Vec<HintLog>> {
+    let (mut logs, mut hints, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for (segment, listed) in sealed {
+        let State::Hinted { first, last, offset } = listed.state else { break };
+        let mut hint = match hint::read(&*writer.disk, segment.header())? {
+            Ok(hint) if (hint.log.first, hint.log.last, hint.log.end) == (first, last, offset) => hint,
+            Ok(hint) => {
+                log::warn!("{} is read in full: its hint ends at {}, the manifest at {last}", segment.name(), hint.log.last);
+                break;
+            }
+            Err(reason) => {
+                log::warn!("{} is read in full: {reason}", segment.name());
+                break;
+            }
+        };
+        bytes += hint.bytes();
+        logs.push(std::mem::take(&mut hint.log));
+        hints.push((segment.id(), hint));
+        if bytes > HINT_BYTES_AT_ONCE {
+            store.load(hint::newest(&hints).map(placed));
+            (hints, bytes) = (Vec::new(), 0);
+        }
+    }
+    store.load(hint::newest(&hints).map(placed));
+    for (segment, listed) in &sealed[logs.len()..] {
+        if let State::Hinted { first, last, offset } = listed.state {
+            writer.manifest.find(segment.id()).state = State::Sealed { first, last, offset };
+        }
+    }
+    Ok(logs)
+}
+
+/// A key of a hint as the index keeps it; without a value if it was deleted.
+fn placed((segment, key): (u32, HintKey<'_>)) -> (&[u8], Option<Value>) {
+    let location = Location { segment, offset: key.offset, bytes: key.record_bytes };
+    (key.key, key.value_bytes.map(|value_bytes| Value { version: key.version, location, value_bytes }))
 }
 
 /// What stands in the files is held against a setting that bounds what is to come.
@@ -155,7 +219,7 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
             Err(_) if planted(56) && listed.state == State::Open => continue,
             opened => opened?,
         };
-        if let State::Sealed { .. } = listed.state {
+        if let State::Sealed { .. } | State::Hinted { .. } = listed.state {
             sorted.sealed.push((segment, *listed));
             continue;
         }
@@ -169,7 +233,7 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
         sorted.add_open(segment)?;
     }
     sorted.sealed.sort_by_key(|(_, listed)| match listed.state {
-        State::Sealed { first, .. } => first,
+        State::Sealed { first, .. } | State::Hinted { first, .. } => first,
         _ => 0,
     });
     Ok(sorted)
@@ -255,7 +319,10 @@ fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     let dropped = writer.manifest.segments.iter().filter(|listed| listed.state == State::Dropped);
     let dropped: Vec<String> = dropped.map(|listed| file_name(listed.id)).collect();
-    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name));
+    // A hint counts only once the manifest names it.
+    let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && matches!(listed.state, State::Hinted { .. }));
+    let stray = |name: &String| hint::id_of(name).is_some_and(|id| !hinted(id));
+    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name));
     remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;
     if !dropped.is_empty() {
         writer.manifest.segments.retain(|listed| listed.state != State::Dropped);

@@ -4,6 +4,7 @@
 use super::applier::{Applier, is_well_formed};
 use super::batch::{self, BatchHeader, HEADER_BYTES};
 use super::bytes::NUMBER_MAX;
+use super::hint::HintLog;
 use super::location::Location;
 use super::log::LogSegment;
 use super::manifest::State;
@@ -129,7 +130,9 @@ impl Scan {
 
     /// Scans a segment that ended where the manifest says. All below must be whole.
     pub(super) fn sealed(&mut self, segment: &Arc<Segment>, state: &State) -> Result<()> {
-        let State::Sealed { first, last, offset } = *state else { panic!("{segment:?} is scanned to its seal: {state:?}") };
+        let (State::Sealed { first, last, offset } | State::Hinted { first, last, offset }) = *state else {
+            panic!("{segment:?} is scanned to its seal: {state:?}")
+        };
         let corrupt = |at, reason: String| Err(super::corrupt(segment.name(), at, reason));
         if first != self.last.index + 1 {
             return corrupt(HEADER_BLOCK, format!("it begins with entry {first}, the one before it ends with {}", self.last));
@@ -151,6 +154,30 @@ impl Scan {
         if self.last.index != last {
             return corrupt(end.at, format!("the segment ends with {}, the manifest seals it behind entry {last}", self.last));
         }
+        let last_batch = self.chain.sequence;
+        self.current().sealed = Some(last_batch);
+        Ok(())
+    }
+
+    /// Takes over a segment whose hint was checked, without reading it.
+    pub(super) fn hinted(&mut self, segment: &Arc<Segment>, hint: HintLog) -> Result<()> {
+        let oldest = hint.runs.first().map_or(0, |(_, term)| *term);
+        if hint.first != self.last.index + 1 || oldest < self.last.term {
+            let reason = format!("it begins with entry {oldest}:{}, the one before it is {}", hint.first, self.last);
+            return Err(super::corrupt(segment.name(), HEADER_BLOCK, reason));
+        }
+        self.store.register_segment(Arc::clone(segment));
+        segment.publish_written(batch::align(hint.end));
+        let known = self.terms.last().map(|(_, term)| *term);
+        self.terms.extend(hint.runs.iter().filter(|(_, term)| Some(*term) != known));
+        self.configs.extend(hint.configs);
+        let term = hint.runs.last().map_or(oldest, |(_, term)| *term);
+        self.last = EntryId { term, index: hint.last };
+        self.commit = self.commit.max(hint.last);
+        self.chain = Chain { sequence: self.chain.sequence.max(hint.last_batch), previous: None };
+        let mut holder = LogSegment::new(Arc::clone(segment), hint.first);
+        (holder.offsets, holder.end, holder.sealed, holder.hinted) = (hint.offsets, hint.end, Some(hint.last_batch), true);
+        self.segments.push_back(holder);
         Ok(())
     }
 

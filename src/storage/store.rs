@@ -85,6 +85,7 @@ impl State {
 pub struct Store {
     state: RwLock<State>,
     applied: AtomicU64,
+    index_bytes: AtomicU64,
 }
 
 impl Store {
@@ -153,6 +154,16 @@ impl Store {
         self.state.read().keydir.len() as u64
     }
 
+    /// Bytes of memory that the index takes, about: keys, places, hash tables and the ordered view.
+    pub fn index_bytes(&self) -> u64 {
+        self.index_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Called with the lock of [`Store::write`] held.
+    pub(super) fn note_index_bytes(&self, keydir: &Keydir) {
+        self.index_bytes.store(keydir.bytes(), Ordering::Relaxed);
+    }
+
     /// Log index of the last applied entry. What it covers can be looked up.
     pub fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
@@ -167,6 +178,24 @@ impl Store {
     pub(super) fn set_applied(&self, index: u64) {
         let before = self.applied.swap(index, Ordering::Release);
         assert!(before <= index, "applied went back from {before} to {index}");
+    }
+
+    /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest value or deleted. What is
+    /// loaded later is newer.
+    pub(super) fn load<'a>(&self, keys: impl Iterator<Item = (&'a [u8], Option<Value>)>) {
+        let mut state = self.state.write();
+        assert_eq!(self.applied(), 0, "hints are loaded first");
+        if state.keydir.len() == 0 {
+            state.keydir = Keydir::of_rising(keys.filter_map(|(key, value)| Some((key, value?))));
+            return self.note_index_bytes(&state.keydir);
+        }
+        for (key, value) in keys {
+            match value {
+                Some(value) => state.keydir.put(key, value),
+                None => drop(state.keydir.remove(key)),
+            }
+        }
+        self.note_index_bytes(&state.keydir);
     }
 
     /// Locations in this segment may be applied from now on.

@@ -4,6 +4,7 @@
 
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
+use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
 use super::record;
 use super::segment::{Chunk, Segment, file_name};
@@ -34,6 +35,8 @@ pub enum Job {
     Seal(Seal),
     /// List a prepared segment in the manifest, so that batches may go there.
     List(Arc<Segment>),
+    /// Name a hint file in the manifest, so that a start believes it.
+    Hint(Hinted),
 }
 
 /// What a job did; everything it names is durable.
@@ -53,7 +56,13 @@ pub enum Completion {
     Sealed {
         /// Number of the job.
         sequence: u64,
+        /// The segments: the number of each, and its last entry.
+        ends: Vec<(u32, u64)>,
+        /// Number of the last batch written so far.
+        last_batch: u64,
     },
+    /// The segment's hint is part of the state.
+    Hinted(Hinted),
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -149,10 +158,28 @@ impl LogWriter {
             Job::Seal(seal) => {
                 self.edit(&seal.edits, seal.applied)?;
                 self.give_back(&seal.edits);
-                Ok(Completion::Sealed { sequence: seal.sequence })
+                let end_of = |edit: &Edit| if let Edit::Seal { id, last, .. } = *edit { Some((id, last)) } else { None };
+                let ends = seal.edits.iter().filter_map(end_of).collect();
+                Ok(Completion::Sealed { sequence: seal.sequence, ends, last_batch: self.chain.sequence })
             }
             Job::List(segment) => self.list(segment),
+            Job::Hint(hinted) => {
+                self.hint(hinted)?;
+                Ok(Completion::Hinted(hinted))
+            }
         }
+    }
+
+    /// From here on a start believes the hint instead of the segment, so it must describe exactly what the manifest says is there.
+    fn hint(&mut self, hinted: Hinted) -> Result<()> {
+        let listed = self.manifest.find(hinted.id);
+        match listed.state {
+            State::Sealed { first, last, offset } if (last, offset) == (hinted.last, hinted.end) => {
+                listed.state = State::Hinted { first, last, offset };
+            }
+            _ => panic!("{hinted:?} is not the end of {listed:?}"),
+        }
+        self.write_manifest()
     }
 
     fn write_batch(&mut self, batch: &Batch) -> Result<()> {

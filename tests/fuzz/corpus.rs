@@ -164,6 +164,7 @@ fn state_files() -> Vec<(&'static str, Vec<u8>)> {
         ("sound-hardstate", payload(2)),
         ("sound-manifest", payload(3)),
         ("sound-marks", payload(4)),
+        ("sound-hint", [&[0xC0], &directory::hint()[..]].concat()),
     ]
 }
 

@@ -139,5 +139,15 @@ fn a_directory_made_from_the_format_document_is_recovered() {
             .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64 }))
             .expect("a sound directory");
         assert_eq!((opened.log.last(), opened.commit, opened.log.prepared()), (directory::LAST, 9, 1));
+        let hinted = Directory::open(directory::hinted_disk().boot(), directory::ID)
+            .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64 }))
+            .expect("a sound directory");
+        assert_eq!((hinted.log.last(), hinted.commit, hinted.log.hinted()), (directory::LAST, 9, 5));
+        assert_eq!(hinted.log.outline(), opened.log.outline());
+        let versions = |store: &apexkv::storage::store::Store| {
+            let page = store.scan(b"", b"", usize::MAX, usize::MAX, false);
+            page.entries.iter().map(|(key, located)| (key.clone(), located.version)).collect::<Vec<_>>()
+        };
+        assert_eq!(versions(&hinted.store), versions(&opened.store));
     });
 }

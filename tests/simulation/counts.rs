@@ -22,6 +22,7 @@ pub(crate) struct Counts {
     pub(crate) starts: u64,
     pub(crate) fatal: u64,
     pub(crate) full: u64,
+    pub(crate) hints: u64,
     pub(crate) refusals: u64,
     /// Starts that were refused for damaged files.
     pub(crate) gone: u64,
@@ -49,7 +50,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// All plain numbers, with what they count.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 26] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 27] {
         [
             ("core events", &mut self.events),
             ("messages sent", &mut self.messages),
@@ -62,6 +63,7 @@ impl Counts {
             ("starts", &mut self.starts),
             ("ends by a failed disk", &mut self.fatal),
             ("segments without room", &mut self.full),
+            ("hints made", &mut self.hints),
             ("peers refused", &mut self.refusals),
             ("starts refused", &mut self.gone),
             ("nodes convicted", &mut self.convicted),

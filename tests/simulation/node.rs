@@ -19,6 +19,7 @@ use apexkv::server::shared::bare_hello;
 use apexkv::server::view::PeerView;
 use apexkv::storage::Options;
 use apexkv::storage::directory::{Directory, Founding, FoundingMember, Identity, Lock, Opened};
+use apexkv::storage::hinter::{HintJob, Hinter};
 use apexkv::storage::preparer::Preparer;
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::store::Store;
@@ -92,6 +93,7 @@ pub(crate) struct Process {
     pub(crate) replica: Replica<u64>,
     pub(crate) writer: LogWriter,
     pub(crate) preparer: Preparer,
+    pub(crate) hinter: Hinter,
     pub(crate) store: Arc<Store>,
     pub(crate) marks: Marks,
     pub(crate) view: PeerView,
@@ -103,6 +105,8 @@ pub(crate) struct Process {
     /// What the preparer works on.
     pub(crate) preparing: Option<u64>,
     pub(crate) requests: VecDeque<u64>,
+    /// What the hinter works on; it is given one at a time.
+    pub(crate) hinting: Option<HintJob>,
     /// Local milliseconds that the replica has been told of.
     pub(crate) ticked: u64,
     pub(crate) wake_at: Option<Time>,
@@ -213,7 +217,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         None => return Err(Error::Directory("the founding record is gone".into())),
     };
     let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes })?;
-    let Opened { lock, identity, hard_state, log, applier, writer, preparer, store, commit, .. } = opened;
+    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, store, commit, .. } = opened;
     let recovered = recovered(founding, hard_state, &log, commit);
     let last = recovered.outline.last();
     let terms = (1..=last.index).map(|index| recovered.outline.term_of(index).unwrap_or(0)).collect();
@@ -227,6 +231,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         replica: Replica::new(core, log, applier, plan.limits.clone()),
         writer,
         preparer,
+        hinter,
         store,
         marks: Marks::open(marks, &payload, founding, &name_of(node))?,
         view: PeerView::new(hard_state.term, last),
@@ -237,6 +242,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         running: None,
         preparing: None,
         requests: VecDeque::new(),
+        hinting: None,
         ticked: 0,
         wake_at: None,
         attempts: 0,

@@ -132,6 +132,7 @@ impl World {
         let partly = self.random.per_mille(700);
         let operations = 1 + self.random.below(4);
         let prepared = 1 + self.random.below(7);
+        let hinted = 1 + self.random.below(5);
         let member = &mut self.members[node];
         let Some(process) = &mut member.process else { return };
         if partly && let Some(Running::Before(job)) = process.running.take() {
@@ -152,6 +153,14 @@ impl World {
             member.disk.clear_faults();
             member.disk.power_off_at(prepared);
             let _ = process.preparer.prepare(bytes);
+        }
+        if partly
+            && !member.disk.is_off()
+            && let Some(job) = process.hinting.take()
+        {
+            member.disk.clear_faults();
+            member.disk.power_off_at(hinted);
+            let _ = process.hinter.make(&job);
         }
     }
 
@@ -269,11 +278,17 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize, actions: Actions<u64>) {
-        let Actions { send, jobs, prepare, replies, .. } = actions;
+        let Actions { send, jobs, prepare, hint, replies, .. } = actions;
         let Some(process) = &mut self.members[node].process else { return };
         let life = process.life;
         process.jobs.extend(jobs);
         process.requests.extend(prepare);
+        if let Some(job) = hint {
+            assert!(process.hinting.is_none(), "{node} asks for a hint of {:?} while it makes one", job.range());
+            process.hinting = Some(job);
+            let time = self.disk_time(node, self.plan.prepare);
+            self.schedule(self.now + time, What::Hinted { node, life });
+        }
         for outgoing in send {
             self.send(node, outgoing);
         }
@@ -401,6 +416,35 @@ impl World {
         self.begin_preparing(node);
     }
 
+    /// The hinter is done.
+    pub(crate) fn hinted(&mut self, node: usize, life: u64) {
+        let member = &mut self.members[node];
+        if self.now < member.hung_until {
+            let hung = member.hung_until;
+            return self.schedule(hung, What::Hinted { node, life });
+        }
+        let Some(process) = member.process.as_mut().filter(|process| process.life == life) else { return };
+        let Some(job) = process.hinting.take() else { return };
+        match process.hinter.make(&job) {
+            Ok(hinted) => {
+                self.counts.hints += 1;
+                process.jobs.push_back(Job::Hint(hinted));
+                self.begin_job(node);
+            }
+            Err(PrepareError::Full(reason)) => {
+                assert!(member.full_until > self.now, "{node} has no room on an empty disk: {reason}");
+                process.inbox.push(Event::NotHinted { retry: true });
+                self.rouse(node);
+            }
+            Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
+                assert!(member.damaged, "{node} finds damage on a sound disk: {error}");
+                process.inbox.push(Event::NotHinted { retry: false });
+                self.rouse(node);
+            }
+            Err(PrepareError::Fatal(error)) => self.fatal(node, &error),
+        }
+    }
+
     /// Changed marks are made durable.
     pub(crate) fn flush_marks(&mut self, node: usize, life: u64) {
         let hung = self.members[node].hung_until;
@@ -428,7 +472,7 @@ impl DiskEffect {
         match job {
             Job::HardState { state, .. } => DiskEffect::HardState(*state),
             Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
-            Job::Seal(_) | Job::List(_) => DiskEffect::Nothing,
+            Job::Seal(_) | Job::List(_) | Job::Hint(_) => DiskEffect::Nothing,
         }
     }
 

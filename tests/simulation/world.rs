@@ -32,6 +32,10 @@ pub(crate) enum What {
         node: usize,
         life: u64,
     },
+    Hinted {
+        node: usize,
+        life: u64,
+    },
     Marks {
         node: usize,
         life: u64,
@@ -216,7 +220,11 @@ impl World {
     /// Whose threads something needs, so that it waits while they stand still.
     fn actor(&self, what: &What) -> Option<usize> {
         match what {
-            What::Wake { node, .. } | What::JobDone { node, .. } | What::Prepared { node, .. } | What::Marks { node, .. } => Some(*node),
+            What::Wake { node, .. }
+            | What::JobDone { node, .. }
+            | What::Prepared { node, .. }
+            | What::Hinted { node, .. }
+            | What::Marks { node, .. } => Some(*node),
             What::Value { node, .. } => Some(*node),
             What::Dial { from, .. } => Some(*from),
             What::Hello(handshake) => Some(handshake.to),
@@ -246,6 +254,7 @@ impl World {
             What::Wake { node, life } => self.wake(node, life),
             What::JobDone { node, life } => self.job_done(node, life),
             What::Prepared { node, life } => self.prepared(node, life),
+            What::Hinted { node, life } => self.hinted(node, life),
             What::Marks { node, life } => self.flush_marks(node, life),
             What::Start(node) => self.start(node),
             What::Dial { from, to, class, life, dialing } => self.dial(from, to, class, life, dialing),

@@ -85,6 +85,7 @@ pub(super) fn life(device: &SimulatedDisk, witness: &mut Witness) -> Result<()> 
         if round % 2 == 1 {
             engine.log.close_when_idle();
             witness.flush(&mut engine)?;
+            engine.hint()?;
         }
     }
     for _ in 0..6 {
@@ -98,7 +99,9 @@ pub(super) fn life(device: &SimulatedDisk, witness: &mut Witness) -> Result<()> 
     witness.set(&mut engine, 5)?;
     witness.flush(&mut engine)?;
     witness.set(&mut engine, 7_000)?;
-    witness.flush(&mut engine)
+    witness.flush(&mut engine)?;
+    while engine.hint()? {}
+    Ok(())
 }
 
 /// Opens after a crash, checks, goes on, crashes again and checks again.
@@ -110,6 +113,7 @@ fn survive(device: &SimulatedDisk, mut witness: Witness, what: &str) {
     witness.set_term(&mut engine, term).expect("stored");
     witness.set(&mut engine, 100).expect("staged");
     witness.flush(&mut engine).expect("flushed");
+    while engine.hint().expect("written") {}
     drop(engine);
     device.crash(&CrashPolicy::LoseAll);
     let mut engine = Engine::open_with(device.boot(), SMALL).unwrap_or_else(|error| panic!("{what}, second start: {error}"));

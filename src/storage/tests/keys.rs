@@ -161,7 +161,10 @@ fn random_life(seed: u64) {
                 engine.set_term(engine.hard_state.term + 1).expect("stored");
             }
             2 => engine.log.close_when_idle(),
-            3..8 => {
+            3 => {
+                engine.hint().expect("written");
+            }
+            4..8 => {
                 if !engine.run_job().expect("written") {
                     superseded.clear();
                 }

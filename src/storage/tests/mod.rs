@@ -3,6 +3,7 @@
 mod crashes;
 mod damage;
 mod directory;
+mod hints;
 mod inspect;
 mod keys;
 mod log;
@@ -12,6 +13,7 @@ use super::Options;
 use super::applier::{Applied, Applier, Effect};
 use super::directory::{Directory, Founding, FoundingMember, Opened};
 use super::disk::Disk;
+use super::hinter::Hinter;
 use super::log::{Location, Log, Room};
 use super::preparer::{PrepareError, Preparer};
 use super::record::{self, Kind, Operation};
@@ -57,6 +59,7 @@ struct Engine {
     applier: Applier,
     writer: LogWriter,
     preparer: Preparer,
+    hinter: Hinter,
     store: Arc<Store>,
     commit: u64,
     durable: u64,
@@ -71,9 +74,9 @@ impl Engine {
 
     fn open_with(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Engine> {
         let opened = open_directory(disk)?.open_log(&Options { segment_bytes })?;
-        let Opened { log, applier, writer, preparer, store, commit, lock, hard_state, .. } = opened;
+        let Opened { log, applier, writer, preparer, hinter, store, commit, lock, hard_state, .. } = opened;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, store, commit, durable, hard_state, _lock: lock })
+        Ok(Engine { log, applier, writer, preparer, hinter, store, commit, durable, hard_state, _lock: lock })
     }
 
     fn last(&self) -> EntryId {
@@ -134,6 +137,21 @@ impl Engine {
         let completion = self.writer.run(job)?;
         self.log.completed(&completion);
         self.durable = self.durable.max(durable);
+        Ok(true)
+    }
+
+    /// Makes the next hint; false if no segment may have one.
+    fn hint(&mut self) -> Result<bool> {
+        let Some(job) = self.log.next_hint(self.applier.applied()) else { return Ok(false) };
+        let (first, last) = job.range();
+        let job = job.with_effects(self.applier.effects(first, last));
+        let hinted = self.hinter.make(&job).map_err(|error| match error {
+            PrepareError::Full(reason) => Error::Config(reason),
+            PrepareError::Fatal(error) => error,
+        })?;
+        let completion = self.writer.run(Job::Hint(hinted))?;
+        self.log.completed(&completion);
+        self.applier.forget_effects(self.log.hinted());
         Ok(true)
     }
 

@@ -21,6 +21,9 @@ pub(crate) const LAST: EntryId = EntryId { term: 3, index: 10 };
 /// The slot files.
 pub(crate) const STATE_FILES: [&str; 5] = ["identity", "cluster", "hardstate", "manifest", "marks"];
 
+/// The first segment's hint file.
+pub(crate) const HINT: &str = "00000001.hint";
+
 const CLUSTER: u128 = 0xC1;
 const UUID: u128 = 0xA0;
 
@@ -30,6 +33,55 @@ pub(crate) fn disk() -> Arc<SimulatedDisk> {
     let disk = SimulatedDisk::new(1);
     disk.restore(IMAGE.get_or_init(make).clone());
     disk
+}
+
+/// The directory with a hint for its first segment.
+pub(crate) fn hinted_disk() -> Arc<SimulatedDisk> {
+    let disk = disk();
+    disk.delete("manifest").expect("the file is there");
+    let mut manifest = manifest();
+    manifest[..4].copy_from_slice(&2u32.to_le_bytes());
+    // The state of the first segment.
+    manifest[40..44].copy_from_slice(&3u32.to_le_bytes());
+    SlotFile::create(&disk.boot(), "manifest", SLOT_BYTES, &manifest).expect("a disk without faults");
+    disk.put(HINT, &hint());
+    disk
+}
+
+/// The sound hint of the first segment: what each of its keys ended as, and where its entries stand.
+pub(crate) fn hint() -> Vec<u8> {
+    let (segment, end) = segment(1);
+    let (mut at, mut offsets, mut lengths) = (seal::SEGMENT_BLOCK, Vec::new(), Vec::new());
+    while segment[at..].starts_with(b"AKVB") {
+        let body = at + seal::BATCH_HEADER;
+        let stop = body + seal::u32_at(&segment, at + 48) as usize;
+        at = body;
+        while at < stop {
+            offsets.push(at as u32);
+            lengths.push(seal::RECORD_HEADER as u32 + seal::u32_at(&segment, at));
+            at += *lengths.last().expect("just pushed") as usize;
+        }
+        at = stop.next_multiple_of(16);
+    }
+    let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: Vec::new() };
+    let config = record::encode_config(&config);
+    let mut out = [&b"ApexKVhi"[..], &1u32.to_le_bytes(), &[0; 4], &CLUSTER.to_le_bytes(), &UUID.to_le_bytes()].concat();
+    // The segment's number, runs of terms, memberships, nothing.
+    [1u32, 2, 1, 0].iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+    // First, last, end, last batch, keys; then two runs of a term, and where the membership stands.
+    [1, 5, end, 3, 2, 1, 1, 4, 2, 2].iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+    out.extend_from_slice(&(config.len() as u32).to_le_bytes());
+    out.extend_from_slice(&config);
+    offsets.iter().for_each(|offset| out.extend_from_slice(&offset.to_le_bytes()));
+    for (key, version) in [(b"key0", 3u64), (b"key2", 5)] {
+        let place = version as usize - 1;
+        out.extend_from_slice(&version.to_le_bytes());
+        let numbers = [offsets[place], lengths[place], 10 * version as u32, key.len() as u32];
+        numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+        out.extend_from_slice(key);
+    }
+    seal::hint(&mut out);
+    out
 }
 
 /// The sound payload of a slot file.

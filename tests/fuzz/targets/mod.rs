@@ -9,7 +9,7 @@
 //! | `handshake` | the first exchange of two peers | 192 KiB + 32 a byte |
 //! | `segments` | changes to a data directory's segments, or a segment's batches as a whole | 12 MiB + 64 a byte |
 //! | `slots` | a slot file | 256 KiB + 16 a byte |
-//! | `state_files` | the payload of manifest, hard state, identity, founding record or peers' marks | 12 MiB + 64 a byte |
+//! | `state_files` | the payload of manifest, hard state, identity, founding record or peers' marks; a hint file | 12 MiB + 64 a byte |
 //! | `core_messages` | messages and other inputs to one member's core | 1 MiB + 2 KiB a byte |
 //!
 //! The constants: a connection's local answers may come to 256 KiB a batch and double as they grow; a peer's head may announce 64 KiB;

@@ -98,6 +98,14 @@ pub(super) fn fill(seed: u64, offset: usize, out: &mut [u8]) {
     }
 }
 
+/// A hint file.
+pub(super) fn hint(bytes: &mut [u8]) {
+    if bytes.len() >= 16 {
+        let crc = crc(&[&bytes[..12], &bytes[16..]]);
+        put_crc(bytes, 12, crc);
+    }
+}
+
 /// The four slots of a slot file, wherever their lengths let the checksum be computed.
 pub(super) fn slots(bytes: &mut [u8]) {
     let area = bytes.len() / 4;

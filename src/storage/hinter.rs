@@ -1,0 +1,136 @@
+//! The hinter: reads a sealed segment whose entries are all applied and durable, and writes its hint file. Works in the background on
+//! files that nobody changes; that the hint counts is for the log writer to say, in the manifest.
+
+use super::disk::Disk;
+use super::hint::{self, HintKey, HintLog};
+use super::preparer::{PrepareError, is_shortage};
+use super::record::{self, Kind, Operation};
+use super::segment::Segment;
+use crate::bugbank::planted;
+use crate::error::Error;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Read at once; a larger record is read whole.
+const PART: u64 = 1 << 20;
+
+/// One segment to make a hint for; see [`super::log::Log::next_hint`].
+#[derive(Debug)]
+pub struct HintJob {
+    pub(super) segment: Arc<Segment>,
+    pub(super) log: HintLog,
+    /// For each entry, whether its operations took effect.
+    pub(super) effects: Vec<bool>,
+}
+
+/// A hint file that is durable, to be named in the manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hinted {
+    /// The segment's number.
+    pub(super) id: u32,
+    /// Its last entry.
+    pub(super) last: u64,
+    /// Where it is sealed.
+    pub(super) end: u64,
+}
+
+impl HintJob {
+    /// The first and the last entry of the segment.
+    pub fn range(&self) -> (u64, u64) {
+        (self.log.first, self.log.last)
+    }
+
+    /// Adds what the entries of [`HintJob::range`] did, in their order.
+    pub fn with_effects(self, effects: Vec<bool>) -> HintJob {
+        assert_eq!(effects.len(), self.log.offsets.len(), "one effect for each entry of {:?}", self.segment);
+        HintJob { effects, ..self }
+    }
+}
+
+/// Makes hint files.
+#[derive(Debug)]
+pub struct Hinter {
+    pub(super) disk: Arc<dyn Disk>,
+}
+
+/// Where a key's newest record stands.
+struct Newest {
+    version: u64,
+    offset: u32,
+    record_bytes: u32,
+    value_bytes: Option<u32>,
+}
+
+impl Hinter {
+    /// Makes the hint file of a segment, durable when it returns.
+    pub fn make(&self, job: &HintJob) -> std::result::Result<Hinted, PrepareError> {
+        let keys = newest_of(job).map_err(PrepareError::Fatal)?;
+        let list: Vec<HintKey<'_>> = keys
+            .iter()
+            .map(|(key, newest)| HintKey {
+                key,
+                version: newest.version,
+                offset: newest.offset,
+                record_bytes: newest.record_bytes,
+                value_bytes: newest.value_bytes,
+            })
+            .collect();
+        let bytes = hint::encode(job.segment.header(), &job.log, &list);
+        let name = hint::hint_name(job.segment.id());
+        let temporary = format!("{name}.tmp");
+        let made = (|| {
+            let file = self.disk.create(&temporary)?;
+            file.write_at(&[&bytes], 0)?;
+            file.sync()?;
+            self.disk.rename(&temporary, &name)?;
+            self.disk.sync_directory()
+        })();
+        made.map_err(|error| {
+            let _ = self.disk.remove(&temporary);
+            let _ = self.disk.remove(&name);
+            let doing = format!("make {}/{name} of {} bytes", self.disk.path(), bytes.len());
+            if is_shortage(&error) {
+                PrepareError::Full(format!("cannot {doing}: {error}"))
+            } else {
+                PrepareError::Fatal(Error::Io { doing, source: error })
+            }
+        })?;
+        Ok(Hinted { id: job.segment.id(), last: job.log.last, end: job.log.end })
+    }
+}
+
+/// The newest effective record of each key. Every record is checked; a damaged one is an error, since a hint would hide it.
+fn newest_of(job: &HintJob) -> crate::error::Result<BTreeMap<Box<[u8]>, Newest>> {
+    let mut keys = BTreeMap::new();
+    let (offsets, end) = (&job.log.offsets, job.log.end);
+    let mut window: (u64, Vec<u8>) = (0, Vec::new());
+    for (position, (offset, effective)) in offsets.iter().zip(&job.effects).enumerate() {
+        let (start, stop) = (u64::from(*offset), offsets.get(position + 1).map_or(end, |next| u64::from(*next)));
+        if start < window.0 || stop > window.0 + window.1.len() as u64 {
+            let length = (stop - start).max(PART).min(end - start);
+            window.1.resize(length as usize, 0);
+            job.segment.read_file(&mut window.1, start)?;
+            window.0 = start;
+        }
+        let index = job.log.first + position as u64;
+        let corrupt = |found: String| super::corrupt(job.segment.name(), start, format!("entry {index} should stand here, found {found}"));
+        let (record, record_bytes) = record::parse(&window.1[(start - window.0) as usize..]).map_err(|bad| corrupt(format!("{bad:?}")))?;
+        if record.id.index != index || (*effective && record.kind != Kind::Command) {
+            return Err(corrupt(record.id.to_string()));
+        }
+        let refused = !effective && !planted(92);
+        if refused || record.kind != Kind::Command {
+            continue;
+        }
+        for operation in record::operations(record.payload) {
+            let operation = operation.ok_or_else(|| corrupt("an operation that does not follow the format".to_owned()))?;
+            let value_bytes = match operation {
+                Operation::Delete { .. } => None,
+                Operation::Set { value, .. } | Operation::CompareAndSet { value, .. } => Some(value.len() as u32),
+            };
+            let newest = Newest { version: index, offset: *offset, record_bytes: record_bytes as u32, value_bytes };
+            keys.insert(operation.key().into(), newest);
+        }
+    }
+    Ok(keys)
+}
