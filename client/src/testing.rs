@@ -2,7 +2,7 @@
 //! the test. It shows what a client sees of a healthy cluster of one, and none of what ApexKV is for: nothing is replicated, nothing is
 //! durable, nothing fails. Never use it for data.
 
-use crate::protocol::{Command, LARGEST_KEY, LARGEST_VALUE, MAX_PING, PROTOCOL_VERSION, RequestHeader, SCAN_DEFAULT_LIMIT};
+use crate::protocol::{Command, DEFAULT_MAX_KEY, DEFAULT_MAX_VALUE, MAX_PING, PROTOCOL_VERSION, RequestHeader, SCAN_DEFAULT_LIMIT};
 use crate::protocol::{SCAN_KEYS_ONLY, SCAN_MAX_LIMIT, SCAN_PAGE_BYTES, Status, encode_response};
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
@@ -95,7 +95,7 @@ fn converse(mut socket: TcpStream, address: SocketAddr, map: &Mutex<Map>) -> io:
 }
 
 fn fits(header: &RequestHeader) -> bool {
-    header.key_length as usize <= LARGEST_KEY && header.value_length as usize <= LARGEST_VALUE + 8
+    header.key_length <= DEFAULT_MAX_KEY && header.value_length <= DEFAULT_MAX_VALUE + 8
 }
 
 impl Map {
@@ -103,6 +103,10 @@ impl Map {
         let keyed = !matches!(command, Command::Ping | Command::Status | Command::Scan);
         if keyed == key.is_empty() && command != Command::Scan {
             return (Status::BadRequest, b"a key is missing, or too much".to_vec());
+        }
+        let bare = matches!(command, Command::Get | Command::Getv | Command::Del | Command::Status);
+        if bare && !value.is_empty() || command == Command::Set && value.len() > DEFAULT_MAX_VALUE as usize {
+            return (Status::BadRequest, b"a value where none belongs, or one that is too long".to_vec());
         }
         match command {
             Command::Set => self.store(key, value),

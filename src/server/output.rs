@@ -52,6 +52,12 @@ pub(super) enum Wait {
         /// What these cost.
         cost: usize,
     },
+    /// Fewer bytes than given offered to the client and not taken by it. For a thread that itself owes the answer at the front: what is
+    /// ready behind that answer cannot leave before it.
+    Taken {
+        /// Bytes of responses that the client has not taken.
+        unsent: usize,
+    },
     /// Every request before this slot answered.
     Front {
         /// Which slot.
@@ -296,6 +302,7 @@ impl Output {
             Wait::Room { unsent, unanswered, cost } => {
                 self.unsent() < unsent && self.entries.len() < unanswered && self.unanswered_cost < cost
             }
+            Wait::Taken { unsent } => self.buffer.len() - self.sent < unsent,
             Wait::Front { slot } => self.first == slot,
             Wait::Drained => self.entries.is_empty() && !self.has_unsent(),
         }

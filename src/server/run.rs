@@ -229,8 +229,8 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     Ok(())
 }
 
-/// A follower that had no room for an append gets it again after this time at the latest, long before the leader takes itself for unable
-/// to commit.
+/// With the default heartbeat, a follower that had no room for an append gets it again after this time at the latest, long before the
+/// leader takes itself for unable to commit.
 const RESEND_TICKS_MAX: u32 = 600;
 
 /// A tick is a millisecond.

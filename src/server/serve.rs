@@ -331,13 +331,21 @@ impl Answers {
             return false;
         }
         self.grown = true;
-        let room = Wait::Room { unsent: self.port.limits.unsent_bytes, unanswered: usize::MAX, cost: usize::MAX };
+        let port = Arc::clone(&self.port);
+        let held = large.memory_bytes();
+        port.unsent.fetch_add(held, Relaxed);
+        let delivered = self.stream_pieces(slot, &mut large);
+        port.unsent.fetch_sub(held, Relaxed);
+        delivered
+    }
+
+    fn stream_pieces(&mut self, slot: Slot, large: &mut Large) -> bool {
         loop {
             match large.next_piece(&mut self.scratch, DELIVERY_BYTES) {
                 Piece::More => {
                     let scratch = &mut self.scratch;
                     self.connection.with_output(|output| output.fill_part(slot, scratch));
-                    if !self.connection.wait(room) {
+                    if !self.connection.wait(Wait::Taken { unsent: self.port.limits.unsent_bytes }) {
                         return false;
                     }
                 }
@@ -362,7 +370,7 @@ impl Answers {
         if scratch.capacity() > DELIVERY_BYTES {
             *scratch = Vec::new();
         }
-        self.connection.wait(Wait::Room { unsent: self.port.limits.unsent_bytes, unanswered: usize::MAX, cost: usize::MAX })
+        self.connection.wait(Wait::Taken { unsent: self.port.limits.unsent_bytes })
     }
 }
 

@@ -65,6 +65,12 @@ impl Large {
         self.parts.push_back(Part::Value(value));
     }
 
+    /// About how much memory the plan holds, in bytes: keys of pages, above all.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let bytes = |part: &Part| if let Part::Bytes(bytes) = part { bytes.capacity() } else { 0 };
+        self.parts.iter().map(|part| bytes(part) + size_of::<Part>()).sum()
+    }
+
     /// Appends about `limit` bytes of the response to `out`, header first.
     pub(super) fn next_piece(&mut self, out: &mut Vec<u8>, limit: usize) -> Piece {
         if !std::mem::replace(&mut self.started, true) {
@@ -73,7 +79,14 @@ impl Large {
         while out.len() < limit {
             match self.parts.pop_front() {
                 None => return Piece::Last,
-                Some(Part::Bytes(bytes)) => out.extend_from_slice(&bytes),
+                Some(Part::Bytes(mut bytes)) => {
+                    let fits = bytes.len().min(limit - out.len());
+                    let rest = bytes.split_off(fits);
+                    out.extend_from_slice(&bytes);
+                    if !rest.is_empty() {
+                        self.parts.push_front(Part::Bytes(rest));
+                    }
+                }
                 Some(Part::Value(value)) => {
                     let (from, start) = (self.copied.0, out.len());
                     value.copy(from, limit - start, out);

@@ -98,7 +98,7 @@ impl Store {
     /// written; then `out` is as it was.
     pub fn read(&self, key: &[u8], located: &Located, out: &mut Vec<u8>) -> Result<()> {
         let mut found = Err(String::new());
-        let mut copy = |bytes: &[u8]| found = value_in(bytes, located.version, key).map(|value| out.extend_from_slice(value));
+        let mut copy = |bytes: &[u8]| found = sized_value_in(bytes, located, key).map(|value| out.extend_from_slice(value));
         let segment = &located.segment;
         let there = segment.look(u64::from(located.offset), located.record_bytes as usize, &mut copy);
         assert!(there, "version {} at {} of {segment:?} is neither staged nor written", located.version, located.offset);
@@ -110,7 +110,7 @@ impl Store {
         let (segment, start) = (&located.segment, u64::from(located.offset));
         let mut found = Err(String::new());
         let mut check = |bytes: &[u8]| {
-            found = value_in(bytes, located.version, key).map(|value| {
+            found = sized_value_in(bytes, located, key).map(|value| {
                 let before = value.as_ptr() as usize - bytes.as_ptr() as usize;
                 (start + before as u64, value.len() as u32, crc32fast::hash(value))
             });
@@ -207,6 +207,15 @@ impl Store {
     pub(super) fn forget_segment(&self, id: u32) {
         self.state.write().segments.remove(&id);
     }
+}
+
+/// As [`value_in`], and of the length that the index promised to whoever framed it.
+fn sized_value_in<'a>(bytes: &'a [u8], located: &Located, key: &[u8]) -> std::result::Result<&'a [u8], String> {
+    let value = value_in(bytes, located.version, key)?;
+    if value.len() == located.value_bytes as usize {
+        return Ok(value);
+    }
+    Err(format!("version {} has {} bytes, {} were expected", located.version, value.len(), located.value_bytes))
 }
 
 /// The value that the record in `bytes` gave to `key`; why not, if these are other bytes.

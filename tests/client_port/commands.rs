@@ -219,3 +219,55 @@ fn large_responses_come_whole_in_both_frames() {
         answers[1] == ok(&value(100_000)) && answers[3] == ok(b"small") && answers[4] == ok(&value(3 << 20)) && answers[5] == ok(b"small")
     );
 }
+
+/// What is ready behind a large response, or behind a read in the middle of a batch, waits for it, however much it is.
+#[test]
+fn much_that_waits_behind_a_large_response_holds_nobody_up() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let (large, middle, ping) = (vec![7; 300_000], vec![8; 40_000], [9; 1024]);
+    version(&client.call(Set, b"large", &large));
+    version(&client.call(Set, b"middle", &middle));
+    for round in 0..3 {
+        client.queue(Get, b"large", b"");
+        for _ in 0..200 {
+            client.queue(Ping, b"", &ping);
+        }
+        client.flush();
+        assert!(client.receive() == ok(&large), "round {round}");
+        (0..200).for_each(|_| assert!(client.receive() == ok(&ping), "round {round}"));
+
+        for _ in 0..4 {
+            client.queue(Get, b"middle", b"");
+        }
+        for _ in 0..200 {
+            client.queue(Ping, b"", &ping);
+        }
+        client.flush();
+        (0..4).for_each(|_| assert!(client.receive() == ok(&middle), "round {round}"));
+        (0..200).for_each(|_| assert!(client.receive() == ok(&ping), "round {round}"));
+
+        client.queue(Get, b"large", b"");
+        for _ in 0..4000 {
+            client.queue(Set, b"k", b"v");
+        }
+        client.queue(Get, b"large", b"").flush();
+        assert!(client.receive() == ok(&large), "round {round}");
+        (0..4000).for_each(|_| assert_eq!(client.receive().0, Status::Ok, "round {round}"));
+        assert!(client.receive() == ok(&large), "round {round}");
+    }
+}
+
+#[test]
+fn a_page_of_long_keys_comes_whole() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let keys: Vec<Vec<u8>> = (0..20).map(|number| [format!("long/{number:02}/").into_bytes(), vec![b'k'; 60_000]].concat()).collect();
+    for key in &keys {
+        version(&client.call(Set, key, b"v"));
+    }
+    let whole = page(&client.call(Scan, b"long/", &scan_value(0, 0, b"")));
+    assert!(whole.0.iter().map(|(key, ..)| key).eq(&keys) && whole.0.iter().all(|(_, _, value)| value == b"v"));
+    let names = page(&client.call(Scan, b"long/", &scan_value(0, 1, b"")));
+    assert!(names.0.iter().map(|(key, ..)| key).eq(&keys) && !names.1);
+}

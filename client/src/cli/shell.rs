@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments, client: &mut Client) -> Exit {
     if interactive {
         let _ = Output::new(arguments.output).note(GREETING);
     }
-    let mut worst = Exit::Success;
+    let mut last_failure = Exit::Success;
     loop {
         let prompt = format!("{}> ", client.endpoint().unwrap_or("apexkv"));
         let line = match editor.readline(&prompt) {
@@ -74,11 +74,11 @@ pub(crate) fn run(arguments: &Arguments, client: &mut Client) -> Exit {
         }
         match interpret(arguments, client, &line) {
             Some(Exit::Success) => {}
-            Some(failed) => worst = failed,
+            Some(failed) => last_failure = failed,
             None => break,
         }
     }
-    if interactive { Exit::Success } else { worst }
+    if interactive { Exit::Success } else { last_failure }
 }
 
 /// Carries out one line. None: the user wants to leave.
@@ -162,7 +162,7 @@ impl Completer for Words {
 
     fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
         let line = &line[..position];
-        let start = line.rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
+        let start = line.char_indices().rfind(|(_, letter)| letter.is_whitespace()).map_or(0, |(at, blank)| at + blank.len_utf8());
         let before: Vec<&str> = line[..start].split_whitespace().collect();
         Ok((start, self.candidates(&before, &line[start..])))
     }
@@ -193,5 +193,8 @@ mod tests {
         assert_eq!(words.candidates(&["scan", "prefix"], "--k"), ["--keys-only"]);
         assert_eq!(words.candidates(&["status"], "-"), ["--wait-leader"]);
         assert!(words.candidates(&["no such command"], "").is_empty());
+        let history = rustyline::history::DefaultHistory::new();
+        let context = Context::new(&history);
+        assert_eq!(words.complete("get\u{3000}", 6, &context).ok(), Some((6, Vec::new())), "a blank of three bytes");
     }
 }
