@@ -11,6 +11,7 @@ mod segments;
 use super::directory::{self, CLUSTER, Founding, IDENTITY, Identity, LOCK, MARKS};
 use super::disk::Disk;
 use super::founding::decode_identity;
+use super::hint;
 use super::manifest::{self, Manifest};
 use super::read_only::ReadOnly;
 use super::scan::Scan;
@@ -199,6 +200,9 @@ impl Inspection<'_> {
         for name in self.names.clone() {
             if name.ends_with(".tmp") {
                 self.note(&name, None, "half-made; a start removes it");
+            } else if hint::id_of(&name).is_some() {
+                // Looked at with its segment, if the manifest names it.
+                continue;
             } else if name != LOCK && !slots.contains(&&*name) && id_of(&name).is_none() {
                 self.note(&name, None, "no file that this version knows; it is not looked at, and a start leaves it alone");
             }
@@ -262,6 +266,7 @@ impl Inspection<'_> {
         };
         let log = walk.log(&manifest);
         walk.unlisted(&manifest);
+        walk.unnamed_hints(&manifest);
         Some(log)
     }
 

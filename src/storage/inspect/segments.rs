@@ -5,6 +5,7 @@ use super::{Inspection, LogReport};
 use crate::error::{Error, Result};
 use crate::storage::applier::Applier;
 use crate::storage::batch::{self, ALIGNMENT, BatchHeader, HEADER_BYTES};
+use crate::storage::hint;
 use crate::storage::manifest::{Listed, Manifest, State};
 use crate::storage::record::{self, BadRecord};
 use crate::storage::recovery::{self, Sorted};
@@ -66,6 +67,17 @@ impl<'a, 'b> Walk<'a, 'b> {
         }
     }
 
+    /// Hints that nobody names.
+    pub(super) fn unnamed_hints(&mut self, manifest: &Manifest) {
+        for name in self.inspection.names.clone() {
+            let Some(id) = hint::id_of(&name) else { continue };
+            let named = |listed: &Listed| listed.id == id && matches!(listed.state, State::Hinted { .. });
+            if !manifest.segments.iter().any(named) {
+                self.inspection.note(&name, None, "the manifest does not name this hint; a start removes it");
+            }
+        }
+    }
+
     /// Checks every listed segment. Returns the log up to its first damage.
     pub(super) fn log(&mut self, manifest: &Manifest) -> Scan {
         let (mut sealed, mut sorted, mut broken_tails) = (Vec::new(), Sorted::default(), Vec::new());
@@ -101,12 +113,30 @@ impl<'a, 'b> Walk<'a, 'b> {
         let segment = recovery::open_listed(self.inspection.disk, listed, self.cluster, node);
         let segment = segment.map_err(|error| self.inspection.damage(&name, error)).ok();
         self.gap |= segment.is_none();
-        if let State::Sealed { first, last, offset } = listed.state {
+        if let (Some(segment), State::Hinted { first, last, offset }) = (&segment, &listed.state) {
+            self.hint(segment, (*first, *last, *offset));
+        }
+        if let State::Sealed { first, last, offset } | State::Hinted { first, last, offset } = listed.state {
             return sealed.push(Sealed { segment, first, last, offset });
         }
         let Some(segment) = segment else { return };
         if let Err(error) = sorted.add_open(Arc::clone(&segment)) {
             broken_tails.push((segment, error));
+        }
+        self.inspection.finished(&name);
+    }
+
+    /// Reads the hint of a segment. One that cannot be believed is no damage: nothing is lost with it.
+    fn hint(&mut self, segment: &Segment, seal: (u64, u64, u64)) {
+        let name = hint::hint_name(segment.id());
+        let told = match hint::read(self.inspection.disk, segment.header()) {
+            Ok(Ok(hint)) if (hint.log.first, hint.log.last, hint.log.end) == seal => None,
+            Ok(Ok(_)) => Some(format!("{name} describes another seal")),
+            Ok(Err(reason)) => Some(reason),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = told {
+            self.inspection.note(&name, None, format!("{reason}; a start reads {} instead, and makes another", segment.name()));
         }
         self.inspection.finished(&name);
     }
@@ -266,7 +296,8 @@ impl<'a, 'b> Walk<'a, 'b> {
         sorted.torn.iter().for_each(|id| self.torn(*id));
         self.count(&scan);
         let report = LogReport {
-            segments: manifest.segments.iter().filter(|listed| matches!(listed.state, State::Sealed { .. })).count() as u64
+            segments: manifest.segments.iter().filter(|listed| matches!(listed.state, State::Sealed { .. } | State::Hinted { .. })).count()
+                as u64
                 + u64::from(sorted.tail.is_some()),
             prepared: sorted.prepared.len() as u64,
             terms: self.terms.len() as u64,

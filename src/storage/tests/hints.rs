@@ -1,6 +1,7 @@
 //! Starts that believe hints, and starts that find them missing or changed: the state is the same.
 
 use super::*;
+use crate::storage::inspect::{Caller, Report, inspect};
 use crate::storage::simulated::CrashPolicy;
 
 /// A life whose first segments are full of values that were replaced, deleted, refused and kept.
@@ -213,4 +214,29 @@ fn a_deletion_in_a_hint_outlives_the_older_value() {
     engine.propose(&Operation::CompareAndSet { key: b"deleted", expected: 0, value: b"again" }).expect("staged");
     engine.flush().expect("flushed");
     assert_eq!(engine.apply()[0].effect, Effect::Written);
+}
+
+fn look(device: &SimulatedDisk) -> Report {
+    let caller = Caller { marks: &|_| Ok(()), progress: &|done, all| assert!(done <= all, "{done} of {all}") };
+    inspect(device.boot(), &caller).expect("nobody runs on it").report
+}
+
+#[test]
+fn looking_reads_what_a_start_takes_from_hints() {
+    let device = SimulatedDisk::new(1);
+    let (_, records, hints) = with_hints(&device);
+    let image = device.snapshot();
+    let report = look(&device);
+    assert_eq!((&report.damage[..], &report.notes[..]), (&[][..], &[][..]), "{hints} hints");
+    assert_eq!(report.log.map(|log| log.entries), Some(records.len() as u64));
+
+    device.rot("00000001.hint", 300, 4).expect("rotted");
+    let report = look(&device);
+    assert!(report.damage.is_empty() && report.notes.len() == 1 && report.notes[0].file == "00000001.hint", "{:?}", report.notes);
+
+    // A start would not read this record, looking does.
+    device.restore(image);
+    device.rot("00000001.log", 4096 + 96 + 100, 1).expect("rotted");
+    assert!(look(&device).damage.iter().any(|found| found.file == "00000001.log"));
+    Engine::open(device.boot()).expect("the hint says all that a start needs");
 }

@@ -327,10 +327,10 @@ fn strangers_and_leftovers_are_told_and_left_alone() {
     let sample = sample(true);
     let report = found(&sample, "leftovers", |device| {
         device.put("hardstate.tmp", b"half");
-        device.put("00000001.hint", b"of another version");
+        device.put("00000001.hint", b"of no segment");
         device.put("notes.txt", b"mine");
     });
-    assert_eq!(names(&report.notes), [("00000001.hint", None), ("hardstate.tmp", None), ("notes.txt", None)]);
+    assert_eq!(names(&report.notes), [("hardstate.tmp", None), ("notes.txt", None), ("00000001.hint", None)]);
 
     let device = SimulatedDisk::new(1);
     let mut engine = Engine::open_with(device.boot(), SMALL).expect("opened");
