@@ -4,7 +4,7 @@ use super::harness::*;
 use apexkv::server::clients::ClientLimits;
 use apexkv_client::protocol::Command::{Get, Ping, Set};
 use apexkv_client::protocol::{Extension, Status, encode_extended_request, encode_request};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -187,4 +187,26 @@ fn vanished_clients_leave_nothing_behind() {
     server.mode(Mode::Prompt);
     eventually("all connections are over", || server.metrics.connections_open.get() == 0);
     assert_eq!(server.connect().call(Ping, b"", b""), ok(b""));
+}
+
+/// The value was whole when it was checked, and part of it has left by the time it changes.
+#[test]
+fn a_large_value_that_changes_while_it_is_sent_never_arrives_whole() {
+    let server = Server::start();
+    let mut client = server.connect();
+    // More than the sockets of both sides take, so that the end is still on the disk when the beginning has arrived.
+    let mut value = vec![7; 16 << 20];
+    let marker = b"the very end of the value";
+    value.extend_from_slice(marker);
+    value.drain(..marker.len());
+    version(&client.call(Set, b"large", &value));
+    client.queue(Get, b"large", b"").flush();
+    eventually("the response is held up", || server.metrics.client_sends_blocked.get() > 0);
+    server.rot(marker);
+    let mut received = Vec::new();
+    // The end of the stream comes in order or as a reset.
+    let _ = client.socket.read_to_end(&mut received);
+    assert!(received.len() < 5 + value.len(), "all {} bytes arrived", received.len());
+    assert!(received.len() > 5 && received[5] == value[0], "its beginning had left before");
+    assert_eq!(server.connect().call(Ping, b"", b"others go on"), ok(b"others go on"));
 }

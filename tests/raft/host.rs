@@ -5,6 +5,21 @@ use std::collections::{BTreeMap, VecDeque};
 
 use apexkv::raft::{Config, Entries, EntryId, Envelope, HardState, Message, Node, NodeId, Outline, Recovered, Settings, Sizes};
 
+/// Small numbers, so that a story can be followed by hand.
+pub(crate) fn small_settings() -> Settings {
+    Settings {
+        election_ticks: 10,
+        heartbeat_ticks: 3,
+        suspicion_ticks: 3,
+        election_ticks_max: 80,
+        resend_ticks: 8,
+        stall_ticks: 40,
+        ban_ticks: 60,
+        append_bytes: 100,
+        window_bytes: 1000,
+    }
+}
+
 /// One entry: who wrote it, what it says, and whether it changes the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {

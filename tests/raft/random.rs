@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::cluster::Cluster;
+use super::host::small_settings;
 use super::network::{Link, links_between};
 
 /// Within how many ticks a healed cluster must work again: several of the longest election timeouts.
@@ -96,17 +97,9 @@ struct Run {
 }
 
 fn settings(chance: &mut ChaCha8Rng) -> Settings {
-    Settings {
-        election_ticks: 10,
-        heartbeat_ticks: 3,
-        suspicion_ticks: 3,
-        election_ticks_max: 80,
-        resend_ticks: 8,
-        stall_ticks: 40,
-        ban_ticks: 60,
-        append_bytes: 1 + u64::from(chance.next_u32() % 4),
-        window_bytes: 2 + u64::from(chance.next_u32() % 8),
-    }
+    let append_bytes = 1 + u64::from(chance.next_u32() % 4);
+    let window_bytes = 2 + u64::from(chance.next_u32() % 8);
+    Settings { append_bytes, window_bytes, ..small_settings() }
 }
 
 impl Run {

@@ -9,7 +9,7 @@ use apexkv::raft::{NodeId, Settings};
 
 use super::cluster::{Cluster, ReadState, describe};
 use super::command::{Command, Expect, Which, parse};
-use super::host::Entry;
+use super::host::{Entry, small_settings};
 use super::network::{Link, links_between};
 
 /// More deliveries than this without an end are a loop.
@@ -26,26 +26,11 @@ struct Script {
     proposals: BTreeMap<String, bool>,
 }
 
-/// Small numbers, so that a script can be followed by hand.
-fn settings() -> Settings {
-    Settings {
-        election_ticks: 10,
-        heartbeat_ticks: 3,
-        suspicion_ticks: 3,
-        election_ticks_max: 80,
-        resend_ticks: 8,
-        stall_ticks: 40,
-        ban_ticks: 60,
-        append_bytes: 100,
-        window_bytes: 1000,
-    }
-}
-
 impl Script {
     fn new() -> Script {
-        let cluster = Cluster::new(1, 0, settings(), 0);
+        let cluster = Cluster::new(1, 0, small_settings(), 0);
         let (slow, held, proposals) = Default::default();
-        Script { cluster, settings: settings(), hide_heartbeats: false, slow, held, proposals }
+        Script { cluster, settings: small_settings(), hide_heartbeats: false, slow, held, proposals }
     }
 
     /// Runs one command and gives the lines it adds to the transcript.

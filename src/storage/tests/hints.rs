@@ -28,6 +28,18 @@ fn with_hints(device: &SimulatedDisk) -> (Contents, Vec<Vec<u8>>, usize) {
     (engine.contents(), engine.records(), hints)
 }
 
+/// A life whose first segment is sealed and applied, and has no hint yet.
+fn with_a_hint_due(device: &SimulatedDisk) -> Engine {
+    let mut engine = Engine::open(device.boot()).expect("opened");
+    engine.set_term(1).expect("stored");
+    while engine.log.next_hint(engine.applier.applied()).is_none() {
+        engine.set(b"key", &[1; 3000]).expect("staged");
+        engine.flush().expect("flushed");
+        engine.apply();
+    }
+    engine
+}
+
 fn names(device: &SimulatedDisk, end: &str) -> Vec<String> {
     device.boot().list().expect("listed").into_iter().filter(|name| name.ends_with(end)).collect()
 }
@@ -84,13 +96,7 @@ fn a_hint_that_is_missing_or_changed_is_made_again() {
 #[test]
 fn a_hint_that_the_manifest_does_not_name_is_swept() {
     let device = SimulatedDisk::new(1);
-    let mut engine = Engine::open(device.boot()).expect("opened");
-    engine.set_term(1).expect("stored");
-    while engine.log.next_hint(engine.applier.applied()).is_none() {
-        engine.set(b"key", &[1; 3000]).expect("staged");
-        engine.flush().expect("flushed");
-        engine.apply();
-    }
+    let engine = with_a_hint_due(&device);
     let job = engine.log.next_hint(engine.applier.applied()).expect("just there");
     let (first, last) = job.range();
     engine.hinter.make(&job.with_effects(engine.applier.effects(first, last))).expect("made");
@@ -107,13 +113,7 @@ fn a_hint_that_the_manifest_does_not_name_is_swept() {
 #[test]
 fn a_damaged_record_gets_no_hint() {
     let device = SimulatedDisk::new(1);
-    let mut engine = Engine::open(device.boot()).expect("opened");
-    engine.set_term(1).expect("stored");
-    while engine.log.next_hint(engine.applier.applied()).is_none() {
-        engine.set(b"key", &[1; 3000]).expect("staged");
-        engine.flush().expect("flushed");
-        engine.apply();
-    }
+    let mut engine = with_a_hint_due(&device);
     device.rot("00000001.log", 4096 + 96 + 700, 1).expect("rotted");
     let error = engine.hint().expect_err("the CRC differs");
     assert_eq!(damage_at(&error, "00000001.log"), 4096 + 96);

@@ -4,7 +4,7 @@
 
 use apexkv::raft::{Config, EntryId, Envelope, Message, NodeId, Settings};
 
-use super::host::{Entry, Host, OneByte, Packet};
+use super::host::{Entry, Host, OneByte, Packet, small_settings};
 
 const OWN: NodeId = NodeId(2);
 
@@ -101,17 +101,7 @@ fn apply(host: &mut Host, input: Input) {
 
 /// Hands all inputs to a fresh member of three; returns its last entry. Panics if a promise is broken.
 pub(crate) fn run(inputs: Vec<Input>) -> Option<EntryId> {
-    let settings = Settings {
-        election_ticks: 10,
-        heartbeat_ticks: 3,
-        suspicion_ticks: 3,
-        election_ticks_max: 80,
-        resend_ticks: 8,
-        stall_ticks: 40,
-        ban_ticks: 60,
-        append_bytes: 2,
-        window_bytes: 4,
-    };
+    let settings = Settings { append_bytes: 2, window_bytes: 4, ..small_settings() };
     let founders = Config { voters: vec![NodeId(1), OWN, NodeId(3)], learners: Vec::new() };
     let mut host = Host::new(OWN, settings, founders);
     host.start(1);
