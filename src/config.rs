@@ -64,6 +64,11 @@ pub struct Flags {
     /// Size at which a log segment is sealed, 1MiB to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size, env = "APEXKV_SEGMENT_BYTES")]
     pub segment_bytes: u64,
+    /// So much log is kept for nodes that were away; what is older leaves it and is merged
+    ///
+    /// A node that was away for longer gets the state as files instead.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, env = "APEXKV_RETAIN_LOG_BYTES")]
+    pub retain_log_bytes: u64,
     /// Longest key a client may use, up to 1MiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_size, env = "APEXKV_MAX_KEY_BYTES")]
     pub max_key_bytes: u64,
@@ -122,6 +127,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// See [`Flags::segment_bytes`].
     pub segment_bytes: u64,
+    /// See [`Flags::retain_log_bytes`].
+    pub retain_log_bytes: u64,
     /// See [`Flags::max_key_bytes`].
     pub max_key_bytes: u32,
     /// See [`Flags::max_value_bytes`].
@@ -162,6 +169,7 @@ impl Config {
             disk_stall_handover: flags.disk_stall_handover,
             request_timeout: flags.request_timeout,
             segment_bytes: within("--segment-bytes", flags.segment_bytes, 1 << 20, 1 << 30)?,
+            retain_log_bytes: flags.retain_log_bytes,
             max_key_bytes: within("--max-key-bytes", flags.max_key_bytes, 1, record::MAX_KEY as u64)? as u32,
             max_value_bytes: within("--max-value-bytes", flags.max_value_bytes, 1, record::MAX_VALUE as u64)? as u32,
             max_index_bytes: flags.max_index_bytes,

@@ -25,6 +25,11 @@ pub enum Event<C> {
         /// Whether it may work later.
         retry: bool,
     },
+    /// Files could not be merged.
+    NotMerged {
+        /// Whether it may work later.
+        retry: bool,
+    },
     /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.
     Shutdown,
 }

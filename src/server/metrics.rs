@@ -106,6 +106,10 @@ metrics! {
     client_bytes_out: Counter,
     /// Times that a client did not take its responses at once, so that the flusher had to finish.
     client_sends_blocked: Counter,
+    /// Merges whose outputs are durable.
+    merges: Counter,
+    /// Bytes that merges have read and written.
+    merged_bytes: Counter,
     /// Batches of records written to the log's files.
     log_batches: Counter,
     /// Syncs of the log's files.

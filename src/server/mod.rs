@@ -38,6 +38,7 @@ pub mod join;
 pub mod links;
 pub mod log_sink;
 pub mod marks;
+mod merge_thread;
 pub mod metrics;
 pub mod notices;
 mod output;

@@ -14,6 +14,7 @@ use crate::storage::writer::Job;
 use super::connection::Connection;
 use super::event::{Event, LinkChange, Reply};
 use super::log_sink;
+use super::merge_thread::MergerWork;
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::replica::{Actions, Position, Replica};
@@ -34,6 +35,7 @@ pub(super) struct Outlets {
     pub(super) writer: Sender<Job>,
     pub(super) preparer: Sender<u64>,
     pub(super) hinter: Sender<HintJob>,
+    pub(super) merger: Sender<MergerWork>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
     /// Printed once, when a leader is known for the first time.
@@ -160,6 +162,12 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
     }
     if let Some(job) = actions.hint {
         let _ = outlets.hinter.send(job);
+    }
+    if let Some(job) = actions.merge {
+        let _ = outlets.merger.send(MergerWork::Merge(job));
+    }
+    if !actions.discard.is_empty() {
+        let _ = outlets.merger.send(MergerWork::Discard(actions.discard));
     }
     answer(actions.replies);
 }

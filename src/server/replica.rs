@@ -11,6 +11,7 @@ use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
 use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
+use crate::storage::merge::MergeJob;
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
@@ -41,6 +42,10 @@ pub struct Limits {
     pub apply_turn: u64,
     /// Clients' writes that may add keys stop when the index takes this much memory.
     pub index_bytes: u64,
+    /// So much log is kept for followers that were away, and for starts to replay; what is older leaves it.
+    pub retain_log_bytes: u64,
+    /// How often files are looked through for some to merge.
+    pub merge_look_ms: u64,
 }
 
 impl Default for Limits {
@@ -55,6 +60,8 @@ impl Default for Limits {
             apply_slice: 512,
             apply_turn: 8192,
             index_bytes: u64::MAX,
+            retain_log_bytes: 256 << 20,
+            merge_look_ms: 1_000,
         }
     }
 }
@@ -70,6 +77,10 @@ pub struct Actions<C> {
     pub prepare: Option<u64>,
     /// The hinter is to make the hint of a sealed segment.
     pub hint: Option<HintJob>,
+    /// The merger is to merge these files.
+    pub merge: Option<MergeJob>,
+    /// The merger is to remove these files, which the manifest no longer names, and then to have them forgotten.
+    pub discard: Vec<u32>,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
     /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
@@ -78,7 +89,16 @@ pub struct Actions<C> {
 
 impl<C> Default for Actions<C> {
     fn default() -> Self {
-        Actions { send: Vec::new(), jobs: Vec::new(), prepare: None, hint: None, replies: Vec::new(), more: false }
+        Actions {
+            send: Vec::new(),
+            jobs: Vec::new(),
+            prepare: None,
+            hint: None,
+            merge: None,
+            discard: Vec::new(),
+            replies: Vec::new(),
+            more: false,
+        }
     }
 }
 
@@ -103,6 +123,12 @@ pub struct Position {
     pub disk_bytes: u64,
     /// A start reads the log only behind this entry; hints name what the ones up to it did.
     pub hinted: u64,
+    /// Bytes of files that have left the log.
+    pub file_bytes: u64,
+    /// What is needed of them.
+    pub live_bytes: u64,
+    /// The oldest entry of the log.
+    pub first: u64,
     /// Read rounds confirmed since the start.
     pub read_rounds: u64,
     /// Requests in flight.
@@ -140,6 +166,16 @@ struct HintWatch {
     retry_at: u64,
 }
 
+/// Whether segments are leaving the log, and whether files are being merged.
+#[derive(Debug, Default)]
+struct MergeWatch {
+    retiring: bool,
+    merging: bool,
+    look_at: u64,
+    /// What [`Log::file_bytes`] said when it was last looked.
+    bytes: (u64, u64),
+}
+
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Replica<C> {
@@ -155,6 +191,7 @@ pub struct Replica<C> {
     disk: DiskWatch,
     prepare: PrepareWatch,
     hint: HintWatch,
+    merge: MergeWatch,
     confirmed_round: u64,
     actions: Actions<C>,
 }
@@ -182,6 +219,7 @@ impl<C: Clone> Replica<C> {
             disk: DiskWatch::default(),
             prepare: PrepareWatch::default(),
             hint: HintWatch::default(),
+            merge: MergeWatch::default(),
             confirmed_round: 0,
             actions: Actions::default(),
         }
@@ -216,6 +254,9 @@ impl<C: Clone> Replica<C> {
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
             hinted: self.log.hinted(),
+            file_bytes: self.merge.bytes.0,
+            live_bytes: self.merge.bytes.1,
+            first: self.log.first(),
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
@@ -249,6 +290,10 @@ impl<C: Clone> Replica<C> {
             Event::NotHinted { retry } => {
                 self.hint.asked = !retry;
                 self.hint.retry_at = self.now + self.limits.prepare_retry_ms;
+            }
+            Event::NotMerged { retry } => {
+                self.merge.merging = !retry;
+                self.merge.look_at = self.now + self.limits.prepare_retry_ms;
             }
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -290,6 +335,7 @@ impl<C: Clone> Replica<C> {
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
         self.ask_for_hint();
+        self.ask_for_merge();
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
         self.actions.more = self.applier.applied() < ready.commit;
         std::mem::take(&mut self.actions)
@@ -440,6 +486,17 @@ impl<C: Clone> Replica<C> {
                 self.hint.asked = false;
                 self.applier.forget_effects(self.log.hinted());
             }
+            Completion::Retired(retirement) => {
+                self.merge.retiring = false;
+                self.merge.look_at = self.now;
+                self.node.compacted(retirement.last());
+            }
+            Completion::Merged(merged) => {
+                self.merge.merging = false;
+                self.merge.look_at = self.now;
+                self.actions.discard.extend(merged.inputs());
+            }
+            Completion::Forgotten => {}
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -468,6 +525,32 @@ impl<C: Clone> Replica<C> {
             self.actions.hint = Some(job.with_effects(self.applier.effects(first, last)));
             self.hint.asked = true;
         }
+    }
+
+    /// Lets old segments leave the log, and has files merged of which little is needed. One of each at a time.
+    fn ask_for_merge(&mut self) {
+        if self.now < self.merge.look_at {
+            return;
+        }
+        self.merge.look_at = self.now + self.limits.merge_look_ms;
+        self.merge.bytes = self.log.file_bytes();
+        if !self.merge.retiring
+            && let Some(retirement) = self.log.next_retirement(self.limits.retain_log_bytes, self.needed_log())
+        {
+            self.merge.retiring = true;
+            self.actions.jobs.push(Job::Retire(retirement));
+        }
+        if !self.merge.merging
+            && let Some(job) = self.log.next_merge()
+        {
+            self.merge.merging = true;
+            self.actions.merge = Some(job);
+        }
+    }
+
+    /// Entries from this one on stay in the log whatever its length.
+    fn needed_log(&self) -> u64 {
+        u64::MAX
     }
 
     fn on_not_prepared(&mut self, reason: String) {

@@ -22,6 +22,7 @@ use crate::storage::{self, mapping};
 use super::clients::{ClientLimits, ClientPort, ClientPortConfig};
 use super::connection::Connection;
 use super::event::Event;
+use super::merge_thread::run_merger;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
@@ -156,6 +157,7 @@ fn limits(config: &Config) -> Limits {
     Limits {
         disk_stall_ms: config.disk_stall_handover.as_millis() as u64,
         index_bytes: config.max_index_bytes.unwrap_or(u64::MAX),
+        retain_log_bytes: config.retain_log_bytes,
         ..Limits::default()
     }
 }
@@ -164,7 +166,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, store, commit, .. } =
+    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, store, commit, .. } =
         directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
@@ -195,22 +197,27 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let (jobs, jobs_received) = unbounded();
     let (requests, requests_received) = unbounded();
     let (hints, hints_received) = unbounded();
+    let (merges, merges_received) = unbounded();
     let outlets = Outlets {
         peers: Arc::clone(&peers),
         view,
         writer: jobs.clone(),
         preparer: requests,
         hinter: hints,
+        merger: merges,
         metrics: Arc::clone(&metrics),
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
     let mut disk_work = Vec::new();
     let writer_inbox = inbox.clone();
+    let merger_metrics = Arc::clone(&metrics);
     disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
     let preparer_inbox = inbox.clone();
     let (hinter_jobs, hinter_inbox) = (jobs.clone(), inbox.clone());
     disk_work.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &hinter_jobs, &hinter_inbox))?);
+    let (merger_jobs, merger_inbox) = (jobs.clone(), inbox.clone());
+    disk_work.push(spawn("merger", move || run_merger(&merger, &merges_received, &merger_jobs, &merger_inbox, &merger_metrics))?);
     let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox);
     disk_work.push(spawn("preparer", preparing)?);
     client_port.attach(inbox.clone(), store);

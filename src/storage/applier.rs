@@ -4,7 +4,8 @@
 use super::keydir::Value;
 use super::location::Location;
 use super::record::{self, Kind, Operation, Record};
-use super::store::{Located, State, Store};
+use super::state::State;
+use super::store::{Located, Store};
 use crate::bugbank::planted;
 use crate::raft::EntryId;
 use parking_lot::RwLockWriteGuard;
@@ -180,6 +181,7 @@ impl Applier {
         while self.effects.first <= last && self.effects.took.pop_front().is_some() {
             self.effects.first += 1;
         }
+        self.store.write().hinted(last);
     }
 
     /// Locks the index for applying some entries; readers wait until the slice is dropped, so it must be a short one.
@@ -233,13 +235,13 @@ impl Drop for Slice<'_> {
     fn drop(&mut self) {
         // Published before the lock is released: whoever sees the index finds the entries.
         self.store.set_applied(*self.applied);
-        self.store.note_index_bytes(&self.state.keydir);
+        self.store.note_index_bytes(&self.state);
     }
 }
 
 /// Why an operation's condition does not hold.
 fn failure(state: &State, operation: &PendingOperation) -> Option<Effect> {
-    let current = || state.keydir.get(&operation.key).map_or(0, |value| value.version);
+    let current = || state.version(&operation.key);
     match operation.action {
         Action::Set { .. } => None,
         Action::Delete => (current() == 0).then_some(Effect::NotFound),
@@ -253,11 +255,11 @@ fn failure(state: &State, operation: &PendingOperation) -> Option<Effect> {
 fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) {
     match operation.action {
         Action::Delete => {
-            state.keydir.remove(&operation.key);
+            state.delete(&operation.key, entry.id.index);
         }
         Action::Set { value_bytes } | Action::CompareAndSet { value_bytes, .. } => {
             let value = Value { version: entry.id.index, location: entry.location, value_bytes };
-            state.keydir.put(&operation.key, value);
+            state.put(&operation.key, value);
         }
     }
 }

@@ -23,15 +23,19 @@
 //!      …    … offsets        u32 for each entry: where its record starts
 //!      …    … keys           version u64, offset u32, record bytes u32, value bytes u32 (2^32 - 1: deleted), key length u32, key each
 //! ```
+//!
+//! The hint of a data file begins with "ApexKVhd" and has neither terms nor memberships nor offsets: *first index* and *last index* are the
+//! lowest and the highest of its versions.
 
 use super::bytes::Fields;
 use super::record;
-use super::segment::{SegmentHeader, file_name};
+use super::segment::{HEADER_BLOCK, SegmentHeader, number_in};
 use crate::bugbank::planted;
 use crate::error::Result;
 use crate::raft::Config;
 
 const MAGIC: [u8; 8] = *b"ApexKVhi";
+const DATA_MAGIC: [u8; 8] = *b"ApexKVhd";
 const VERSION: u32 = 1;
 const FRONT_BYTES: usize = 104;
 const DELETED: u32 = u32::MAX;
@@ -77,15 +81,14 @@ pub(super) fn hint_name(id: u32) -> String {
 
 /// The number in a hint file's name; `None` for any other file.
 pub(super) fn id_of(name: &str) -> Option<u32> {
-    let id = u32::from_str_radix(name.strip_suffix(".hint")?, 16).ok()?;
-    (hint_name(id) == name).then_some(id)
+    number_in(name, ".hint", hint_name)
 }
 
 /// The bytes of a hint file. `keys` rise strictly.
 pub(super) fn encode(header: &SegmentHeader, log: &HintLog, keys: &[HintKey<'_>]) -> Vec<u8> {
     let bytes = FRONT_BYTES + log.offsets.len() * 4 + keys.iter().map(|key| 24 + key.key.len()).sum::<usize>();
     let mut out = Vec::with_capacity(bytes + log.runs.len() * 16);
-    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(magic(header));
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&header.cluster.to_le_bytes());
@@ -121,6 +124,10 @@ pub(super) fn encode(header: &SegmentHeader, log: &HintLog, keys: &[HintKey<'_>]
     out
 }
 
+fn magic(header: &SegmentHeader) -> &'static [u8; 8] {
+    if header.data { &DATA_MAGIC } else { &MAGIC }
+}
+
 fn file_crc(bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[..12]);
@@ -134,13 +141,15 @@ pub(super) struct Hint {
     pub(super) log: HintLog,
     bytes: Vec<u8>,
     keys_at: usize,
+    /// Whether it is a data file's.
+    data: bool,
 }
 
 impl Hint {
     /// Checks a hint file's bytes against the segment whose header is `header`. The error says why they are not its hint.
     pub(super) fn decode(bytes: Vec<u8>, header: &SegmentHeader) -> std::result::Result<Hint, String> {
-        if bytes.len() < FRONT_BYTES || bytes[..8] != MAGIC {
-            return Err(format!("its {} bytes do not start like a hint file", bytes.len()));
+        if bytes.len() < FRONT_BYTES || bytes[..8] != *magic(header) {
+            return Err(format!("its {} bytes do not start like a hint file of {}", bytes.len(), header.name()));
         }
         let mut fields = Fields::new(&bytes[8..]);
         let truncated = || "it ends too early".to_owned();
@@ -153,25 +162,33 @@ impl Hint {
         }
         let owner = (fields.u128(), fields.u128(), fields.u32());
         if owner != (Some(header.cluster), Some(header.node), Some(header.id)) {
-            return Err(format!("it belongs to another segment than {}", file_name(header.id)));
+            return Err(format!("it belongs to another segment than {}", header.name()));
         }
-        let (log, keys_at) = decode_log(&bytes, &mut fields).ok_or("its list of entries does not follow the format")?;
+        let (log, keys_at) = decode_log(&bytes, &mut fields, header.data).ok_or("its list of entries does not follow the format")?;
         if log.end > header.length {
             return Err(format!("it ends at {}, its segment at {}", log.end, header.length));
         }
-        let hint = Hint { log, bytes, keys_at };
+        let hint = Hint { log, bytes, keys_at, data: header.data };
         hint.check_keys()?;
         Ok(hint)
     }
 
     /// Whether a key's record can be the one that the list of entries has at its version.
     fn is_placed(&self, key: &HintKey<'_>) -> bool {
+        let fits = key.value_bytes.is_none_or(|bytes| bytes <= key.record_bytes);
+        if self.data {
+            let end = u64::from(key.offset) + u64::from(key.record_bytes);
+            return fits
+                && u64::from(key.offset) >= HEADER_BLOCK
+                && end <= self.log.end
+                && (self.log.first..=self.log.last).contains(&key.version);
+        }
         let Some(position) = key.version.checked_sub(self.log.first).and_then(|position| usize::try_from(position).ok()) else {
             return false;
         };
         let next = self.log.offsets.get(position + 1).map_or(self.log.end, |next| u64::from(*next));
         let inside = u64::from(key.offset) + u64::from(key.record_bytes) <= next;
-        self.log.offsets.get(position) == Some(&key.offset) && inside && key.value_bytes.is_none_or(|bytes| bytes <= key.record_bytes)
+        self.log.offsets.get(position) == Some(&key.offset) && inside && fits
     }
 
     fn check_keys(&self) -> std::result::Result<(), String> {
@@ -188,6 +205,16 @@ impl Hint {
         if count == told { Ok(()) } else { Err(format!("it names {count} keys and says {told}")) }
     }
 
+    /// Bytes of the records that it names and that delete a key.
+    pub(super) fn deletion_bytes(&self) -> u64 {
+        self.keys().filter(|key| key.value_bytes.is_none()).map(|key| u64::from(key.record_bytes)).sum()
+    }
+
+    /// The bytes of the file.
+    pub(super) fn encoded(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What it takes in memory, about.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
@@ -199,10 +226,13 @@ impl Hint {
     }
 }
 
-fn decode_log(bytes: &[u8], fields: &mut Fields<'_>) -> Option<(HintLog, usize)> {
+fn decode_log(bytes: &[u8], fields: &mut Fields<'_>, data: bool) -> Option<(HintLog, usize)> {
     let (runs, configs, _zero) = (fields.u32()?, fields.u32()?, fields.u32()?);
     let (first, last, end, last_batch, _keys) = (fields.number()?, fields.number()?, fields.u64()?, fields.number()?, fields.u64()?);
     let mut log = HintLog { first, last, end, last_batch, ..HintLog::default() };
+    if data {
+        return (runs == 0 && configs == 0 && first <= last).then(|| (log, bytes.len() - fields.left()));
+    }
     for _ in 0..runs {
         log.runs.push((fields.number()?, fields.number()?));
     }
@@ -248,10 +278,10 @@ impl<'a> Iterator for Keys<'a> {
     }
 }
 
-/// The newest of several hints' keys, in byte order: what the hinted part of the log leaves behind. Later hints are newer.
+/// The newest of several hints' keys, in byte order: what the files that they describe leave behind together.
 pub(super) fn newest<'a>(hints: &'a [(u32, Hint)]) -> impl Iterator<Item = (u32, HintKey<'a>)> {
     let mut lists: Vec<_> = hints.iter().map(|(segment, hint)| (*segment, hint.keys().peekable())).collect();
-    // The list whose next key is the lowest comes first; among equal keys the newest list.
+    // The list whose next key is the lowest comes first.
     let mut heap: std::collections::BinaryHeap<_> =
         lists.iter_mut().enumerate().filter_map(|(list, (_, keys))| keys.peek().map(|key| (std::cmp::Reverse(key.key), list))).collect();
     std::iter::from_fn(move || {
@@ -264,13 +294,23 @@ pub(super) fn newest<'a>(hints: &'a [(u32, Hint)]) -> impl Iterator<Item = (u32,
             }
             key.map(|key| (*segment, key))
         };
-        let newest = advance(list, &mut heap);
+        let mut newest = advance(list, &mut heap);
         while heap.peek().is_some_and(|(key, _)| key.0 == lowest) {
-            let (_, older) = heap.pop().unwrap_or((std::cmp::Reverse(lowest), list));
-            advance(older, &mut heap);
+            let (_, other) = heap.pop().unwrap_or((std::cmp::Reverse(lowest), list));
+            newest = std::cmp::max_by_key(newest, advance(other, &mut heap), |found| found.map(|(_, key)| key.version));
         }
         newest
     })
+}
+
+/// Makes the hint file of the segment with this number. Its name is durable after the next sync of the directory.
+pub(super) fn write(disk: &dyn super::disk::Disk, id: u32, bytes: &[u8]) -> std::io::Result<()> {
+    let name = hint_name(id);
+    let temporary = format!("{name}.tmp");
+    let file = disk.create(&temporary)?;
+    file.write_at(&[bytes], 0)?;
+    file.sync()?;
+    disk.rename(&temporary, &name)
 }
 
 /// Reads a hint file. `Ok(Err(reason))` if there is none that can be believed: then the segment itself is read.
@@ -301,7 +341,7 @@ mod tests {
     use crate::raft::NodeId;
 
     fn header(id: u32) -> SegmentHeader {
-        SegmentHeader { cluster: 1, node: 2, id, length: 1 << 20, seed: 3 }
+        SegmentHeader { cluster: 1, node: 2, id, length: 1 << 20, seed: 3, data: false }
     }
 
     fn key(key: &'static [u8], version: u64, value_bytes: Option<u32>) -> HintKey<'static> {

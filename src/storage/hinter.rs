@@ -79,10 +79,7 @@ impl Hinter {
         let name = hint::hint_name(job.segment.id());
         let temporary = format!("{name}.tmp");
         let made = (|| {
-            let file = self.disk.create(&temporary)?;
-            file.write_at(&[&bytes], 0)?;
-            file.sync()?;
-            self.disk.rename(&temporary, &name)?;
+            hint::write(&*self.disk, job.segment.id(), &bytes)?;
             self.disk.sync_directory()
         })();
         made.map_err(|error| {

@@ -15,7 +15,7 @@ use super::hint;
 use super::manifest::{self, Manifest};
 use super::read_only::ReadOnly;
 use super::scan::Scan;
-use super::segment::id_of;
+use super::segment::{data_id_of, id_of};
 use super::slots;
 use super::writer::{HARD_STATE_NAME, decode_hard_state};
 use crate::error::{Error, Result};
@@ -203,7 +203,7 @@ impl Inspection<'_> {
             } else if hint::id_of(&name).is_some() {
                 // Looked at with its segment, if the manifest names it.
                 continue;
-            } else if name != LOCK && !slots.contains(&&*name) && id_of(&name).is_none() {
+            } else if name != LOCK && !slots.contains(&&*name) && id_of(&name).is_none() && data_id_of(&name).is_none() {
                 self.note(&name, None, "no file that this version knows; it is not looked at, and a start leaves it alone");
             }
         }
@@ -274,7 +274,11 @@ impl Inspection<'_> {
     fn unreadable(&mut self) {
         for piece in self.disk.unreadable() {
             let finding = Finding { file: piece.file, offset: Some(piece.offset), text: format!("it cannot be read: {}", piece.reason) };
-            let list = if id_of(&finding.file).is_some() { &mut self.report.damage } else { &mut self.report.notes };
+            let list = if id_of(&finding.file).is_some() || data_id_of(&finding.file).is_some() {
+                &mut self.report.damage
+            } else {
+                &mut self.report.notes
+            };
             list.push(finding);
         }
     }

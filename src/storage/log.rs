@@ -4,14 +4,16 @@
 use super::batch;
 use super::hint::HintLog;
 use super::hinter::HintJob;
+use super::merge::File;
 use super::record::{self, Kind};
+use super::retire::MergeState;
 use super::segment::{HEADER_BLOCK, Segment};
 use super::stage::{self, Stage};
 use super::store::Store;
 use super::writer::{Completion, Edit, Job};
 use crate::raft::{Config, EntryId, TermRun};
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use super::location::Location;
@@ -78,6 +80,9 @@ pub struct Log {
     pub(super) configs: Vec<(u64, Config)>,
     /// Segments with live entries, in log order.
     pub(super) segments: VecDeque<LogSegment>,
+    /// What has left the log and still holds values.
+    pub(super) files: BTreeMap<u32, File>,
+    pub(super) merging: MergeState,
     /// Whether the last of `segments` still takes entries.
     pub(super) active: bool,
     /// Whether the last batch holds entries, so that nothing proves it yet.
@@ -232,7 +237,7 @@ impl Log {
     }
 
     /// The index of the last entry that has a place.
-    fn last_index(&self) -> u64 {
+    pub(super) fn last_index(&self) -> u64 {
         self.segments.back().map_or(self.base.index, |last| last.next() - 1)
     }
 
@@ -319,6 +324,8 @@ impl Log {
                 let holder = self.segments.iter_mut().find(|holder| holder.segment.id() == hinted.id);
                 holder.unwrap_or_else(|| panic!("{hinted:?} is no longer in the log")).hinted = true;
             }
+            Completion::Retired(retirement) => self.retired(retirement),
+            Completion::Merged(merged) => self.merged(merged),
             _ => {}
         }
     }
@@ -438,9 +445,9 @@ impl Log {
         self.stage.unwritten_bytes()
     }
 
-    /// Length of all segments in bytes, prepared ones included.
+    /// Length of all files with records in bytes, prepared segments included.
     pub fn disk_bytes(&self) -> u64 {
-        let live = self.segments.iter().map(|segment| segment.segment.length());
-        live.chain(self.prepared.iter().map(|segment| segment.length())).sum()
+        let prepared: u64 = self.prepared.iter().map(|segment| segment.length()).sum();
+        self.log_bytes() + prepared + self.files.values().map(|file| file.segment.length()).sum::<u64>()
     }
 }

@@ -14,8 +14,10 @@ pub(super) const CAPACITY: usize = 1 << 20;
 /// Highest number of a segment; no node comes near it.
 pub(super) const ID_MAX: u32 = 1 << 31;
 
-const VERSION: u32 = 2;
-const FRONT_BYTES: usize = 36;
+const VERSION: u32 = 3;
+const FRONT_BYTES: usize = 44;
+/// Entries that segments leave for the outputs of merges and for received files, so that a full list can become shorter again.
+const RESERVED: usize = 256;
 const ENTRY_BYTES: usize = 56;
 
 /// Where a segment ends.
@@ -43,9 +45,34 @@ pub(super) enum State {
         /// Where it ends.
         offset: u64,
     },
+    /// Hinted, and no longer part of the log: its records only hold values, and its hint says which.
+    Retired {
+        /// Index of its first entry.
+        first: u64,
+        /// Index of its last entry.
+        last: u64,
+        /// Where it ends.
+        offset: u64,
+    },
+    /// A data file.
+    Data {
+        /// The lowest version in it.
+        first: u64,
+        /// The highest version in it.
+        last: u64,
+        /// Where it ends.
+        offset: u64,
+    },
 }
 
-/// One listed segment.
+impl State {
+    /// Whether a hint file belongs to it.
+    pub(super) fn has_hint(&self) -> bool {
+        matches!(self, State::Hinted { .. } | State::Retired { .. } | State::Data { .. })
+    }
+}
+
+/// One listed segment or data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     /// Its number.
@@ -67,6 +94,8 @@ pub(super) struct Manifest {
     pub(super) applied: u64,
     /// The highest number ever listed; numbers are not used again.
     pub(super) last_id: u32,
+    /// Of segments up to this entry the hints are needed: a merge has left out what the conditions of their entries were decided against.
+    pub(super) decided: u64,
     /// In the order in which they were listed.
     pub(super) segments: Vec<Listed>,
 }
@@ -74,7 +103,7 @@ pub(super) struct Manifest {
 impl Manifest {
     /// Whether one more segment can be listed.
     pub(super) fn has_room(&self) -> bool {
-        FRONT_BYTES + (self.segments.len() + 1) * ENTRY_BYTES <= CAPACITY
+        FRONT_BYTES + (self.segments.len() + 1 + RESERVED) * ENTRY_BYTES <= CAPACITY
     }
 
     /// The entry of a listed segment. Only listed segments are ever edited.
@@ -92,12 +121,15 @@ impl Manifest {
         out.extend_from_slice(&self.base.index.to_le_bytes());
         out.extend_from_slice(&self.applied.to_le_bytes());
         out.extend_from_slice(&self.last_id.to_le_bytes());
+        out.extend_from_slice(&self.decided.to_le_bytes());
         for listed in &self.segments {
             let (state, first, last, offset) = match listed.state {
                 State::Open => (0u32, 0, 0, 0),
                 State::Sealed { first, last, offset } => (1, first, last, offset),
                 State::Dropped => (2, 0, 0, 0),
                 State::Hinted { first, last, offset } => (3, first, last, offset),
+                State::Retired { first, last, offset } => (4, first, last, offset),
+                State::Data { first, last, offset } => (5, first, last, offset),
             };
             out.extend_from_slice(&listed.id.to_le_bytes());
             out.extend_from_slice(&state.to_le_bytes());
@@ -130,7 +162,9 @@ impl Manifest {
     fn decode_fields(fields: &mut Fields<'_>, version: u32) -> Option<Manifest> {
         let count = fields.u32()?;
         let base = EntryId { term: fields.number()?, index: fields.number()? };
-        let mut manifest = Manifest { base, applied: fields.number()?, last_id: fields.u32()?, segments: Vec::new() };
+        let (applied, last_id) = (fields.number()?, fields.u32()?);
+        let decided = if version >= 3 { fields.number()? } else { 0 };
+        let mut manifest = Manifest { base, applied, last_id, decided, segments: Vec::new() };
         for _ in 0..count {
             let (id, state, node) = (fields.u32()?, fields.u32()?, fields.u128()?);
             let (length, first, last, offset) = (fields.u64()?, fields.number()?, fields.number()?, fields.u64()?);
@@ -139,6 +173,8 @@ impl Manifest {
                 1 => State::Sealed { first, last, offset },
                 2 => State::Dropped,
                 3 if version >= 2 => State::Hinted { first, last, offset },
+                4 if version >= 3 => State::Retired { first, last, offset },
+                5 if version >= 3 => State::Data { first, last, offset },
                 _ => return None,
             };
             manifest.segments.push(Listed { id, node, length, state });
@@ -158,6 +194,7 @@ mod tests {
             base: EntryId { term: 1, index: 2 },
             applied: 3,
             last_id: 4,
+            decided: 0,
             segments: vec![listed(1, State::Sealed { first: 3, last: 9, offset: 5000 }), listed(2, State::Dropped), listed(3, State::Open)],
         };
         let mut manifest = manifest;
@@ -165,7 +202,7 @@ mod tests {
         let payload = manifest.encode();
         assert_eq!(Manifest::decode(&payload).expect("just encoded"), manifest);
         let of_version = |version: u32| [&version.to_le_bytes(), &payload[4..]].concat();
-        assert!(Manifest::decode(&of_version(1)).is_err(), "the first version knew no hints");
+        assert!(Manifest::decode(&of_version(2)).is_err(), "the second version has a shorter front");
         assert!(matches!(Manifest::decode(&of_version(VERSION + 1)), Err(crate::error::Error::Directory(_))));
         for length in 0..payload.len() {
             assert!(Manifest::decode(&payload[..length]).is_err(), "cut to {length}");

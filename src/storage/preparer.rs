@@ -2,6 +2,7 @@
 //! syncs files that nobody else knows of yet; listing them is the log writer's job.
 
 use super::batch;
+use super::data_file::Numbers;
 use super::disk::{Disk, DiskFile};
 use super::fill;
 use super::segment::{HEADER_BLOCK, LENGTH_MAX, Segment, SegmentHeader, file_name};
@@ -29,7 +30,7 @@ pub struct Preparer {
     pub(super) cluster: u128,
     pub(super) node: u128,
     pub(super) segment_bytes: u64,
-    pub(super) next_id: u32,
+    pub(super) numbers: Arc<Numbers>,
 }
 
 impl Preparer {
@@ -39,8 +40,8 @@ impl Preparer {
         let needed = HEADER_BLOCK + min_record_bytes + batch::overhead(0);
         let length = self.segment_bytes.max(needed).next_multiple_of(HEADER_BLOCK);
         assert!(length <= LENGTH_MAX, "a segment of {length} bytes is beyond the limit of {LENGTH_MAX}");
-        let header = SegmentHeader { cluster: self.cluster, node: self.node, id: self.next_id, length, seed: rand::random() };
-        self.next_id += 1;
+        let header =
+            SegmentHeader { cluster: self.cluster, node: self.node, id: self.numbers.take(), length, seed: rand::random(), data: false };
         let path = format!("{}/{}", self.disk.path(), file_name(header.id));
         let free = self.disk.free_bytes().map_err(|error| self.failed(&path, length, error))?;
         if free < length && !planted(112) {

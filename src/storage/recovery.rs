@@ -3,18 +3,22 @@
 //! It never cuts, overwrites or repairs.
 
 use super::applier::Applier;
+use super::data_file::{Numbers, Owner};
 use super::directory::{Lock, remove_all};
 use super::disk::Disk;
-use super::hint::{self, HintKey, HintLog};
+use super::hint::{self, Hint, HintKey, HintLog};
 use super::hinter::Hinter;
 use super::keydir::Value;
 use super::location::Location;
 use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
+use super::merge::{File, Merger};
 use super::preparer::Preparer;
+use super::retire::MergeState;
 use super::scan::{Scan, first_header};
-use super::segment::{HEADER_BLOCK, Segment, file_name, id_of};
+use super::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
 use super::stage::Stage;
+use super::state::Deleted;
 use super::store::Store;
 use super::tail::{self, Tail};
 use super::writer::{Edit, LogWriter};
@@ -55,6 +59,8 @@ pub struct Opened {
     pub preparer: Preparer,
     /// For the hinter's thread.
     pub hinter: Hinter,
+    /// For the merger's thread.
+    pub merger: Merger,
     /// For everybody.
     pub store: Arc<Store>,
     /// The highest index known to be committed; applied already. Everything in the log is durable.
@@ -68,6 +74,7 @@ pub(super) struct Recovered {
     pub(super) writer: LogWriter,
     pub(super) preparer: Preparer,
     pub(super) hinter: Hinter,
+    pub(super) merger: Merger,
     pub(super) store: Arc<Store>,
     pub(super) commit: u64,
 }
@@ -75,6 +82,8 @@ pub(super) struct Recovered {
 /// The listed segments by what becomes of them.
 #[derive(Default)]
 pub(super) struct Sorted {
+    /// What has left the log.
+    pub(super) files: Vec<File>,
     /// Sealed, in log order.
     pub(super) sealed: Vec<(Arc<Segment>, Listed)>,
     /// The open one that holds batches.
@@ -87,24 +96,18 @@ pub(super) struct Sorted {
 
 /// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
 pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Recovered> {
-    let sorted = sort(&writer, node)?;
+    let mut sorted = sort(&writer, node)?;
     if planted(100) {
         refuse_longer_segments(&sorted, options)?;
     }
     let unlisted = find_unlisted(&writer)?;
-    let store = Arc::new(Store::default());
     let base = writer.manifest.base;
-    let hints = load_hints(&mut writer, &sorted.sealed, &store)?;
-    let hinted = hints.last().map_or(base.index, |hint| hint.last);
-    let applier = Applier::new(Arc::clone(&store), hinted);
-    let mut scan = Scan::new(writer.cluster, base, writer.manifest.applied, Arc::clone(&store), applier);
-    let mut sealed = sorted.sealed.iter();
-    for hint in hints {
-        let (segment, _) = sealed.next().expect("there is one hint for each of the first segments");
-        scan.hinted(segment, hint)?;
-    }
-    for (segment, listed) in sealed {
-        scan.sealed(segment, &listed.state)?;
+    let (mut scan, believed) = scan_sealed(&*writer.disk, writer.cluster, &writer.manifest, &mut sorted)?;
+    let store = Arc::clone(scan.store());
+    for (segment, listed) in &sorted.sealed[believed..] {
+        if let State::Hinted { first, last, offset } = listed.state {
+            writer.manifest.find(segment.id()).state = State::Sealed { first, last, offset };
+        }
     }
     let mut edits: Vec<Edit> = sorted.torn.iter().map(|id| Edit::Drop { id: *id }).collect();
     let mut active = false;
@@ -132,9 +135,11 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     }
     sweep(&mut writer, &unlisted)?;
     let listed_last = writer.manifest.last_id;
-    let next_id = unlisted.iter().filter_map(|name| id_of(name)).fold(listed_last, u32::max) + 1;
-    let preparer =
-        Preparer { disk: Arc::clone(&writer.disk), cluster: writer.cluster, node, segment_bytes: options.segment_bytes, next_id };
+    let next_id = unlisted.iter().filter_map(|name| id_of(name).or(data_id_of(name))).fold(listed_last, u32::max) + 1;
+    let (disk, cluster, numbers) = (Arc::clone(&writer.disk), writer.cluster, Arc::new(Numbers::new(next_id)));
+    let owner = Owner { disk, cluster, node, numbers: Arc::clone(&numbers) };
+    let preparer = Preparer { disk: Arc::clone(&writer.disk), cluster, node, segment_bytes: options.segment_bytes, numbers };
+    let merger = Merger { owner, store: Arc::clone(&store) };
     let hinter = Hinter { disk: Arc::clone(&writer.disk) };
     let mut log = Log {
         store: Arc::clone(&store),
@@ -143,6 +148,8 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         terms,
         configs,
         segments,
+        files: sorted.files.into_iter().map(|file| (file.segment.id(), file)).collect(),
+        merging: MergeState::default(),
         active,
         unproved: unproved && active,
         durable: last.index,
@@ -151,47 +158,99 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         stage: Stage::default(),
     };
     sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
-    Ok(Recovered { log, applier, writer, preparer, hinter, store, commit })
+    Ok(Recovered { log, applier, writer, preparer, hinter, merger, store, commit })
 }
 
-/// Loads the keys that the hints of the first segments name, as many as there are without a gap, and returns what they say of the log.
-/// A hint that cannot be believed is no loss: its segment is read instead, and gets another.
-fn load_hints(writer: &mut LogWriter, sealed: &[(Arc<Segment>, Listed)], store: &Store) -> Result<Vec<HintLog>> {
-    let (mut logs, mut hints, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for (segment, listed) in sealed {
+/// The state and the log up to the open segment: from hints as far as they go, from the segments behind. Also says how many segments'
+/// hints were believed.
+pub(super) fn scan_sealed(disk: &dyn Disk, cluster: u128, manifest: &Manifest, sorted: &mut Sorted) -> Result<(Scan, usize)> {
+    let store = Arc::new(Store::default());
+    let Loaded { logs, last_batch } = load_hints(disk, manifest.decided, sorted, &store)?;
+    let hinted = logs.last().map_or(manifest.base.index, |hint| hint.last);
+    let applier = Applier::new(Arc::clone(&store), hinted);
+    let mut scan = Scan::new(cluster, manifest.base, manifest.applied, store, applier);
+    scan.chain.sequence = last_batch;
+    let believed = logs.len();
+    for (hint, (segment, _)) in logs.into_iter().zip(&sorted.sealed) {
+        scan.hinted(segment, hint)?;
+    }
+    for (segment, listed) in &sorted.sealed[believed..] {
+        scan.sealed(segment, &listed.state)?;
+    }
+    Ok((scan, believed))
+}
+
+/// What the hinted files say beside their keys.
+struct Loaded {
+    /// Of the hinted segments at the front of the log.
+    logs: Vec<HintLog>,
+    /// No batch of a segment that has left the log has a higher number.
+    last_batch: u64,
+}
+
+/// Collects hints, and loads their keys in portions.
+struct Loader<'a> {
+    store: &'a Store,
+    deleted: Deleted,
+    hints: Vec<(u32, Hint)>,
+    bytes: usize,
+}
+
+impl Loader<'_> {
+    fn add(&mut self, segment: &Arc<Segment>, hint: Hint) {
+        self.store.register_segment(Arc::clone(segment));
+        self.bytes += hint.bytes();
+        self.hints.push((segment.id(), hint));
+        if self.bytes > HINT_BYTES_AT_ONCE {
+            self.load(false);
+        }
+    }
+
+    fn load(&mut self, last: bool) {
+        self.store.load(hint::newest(&self.hints).map(placed), last, &mut self.deleted);
+        (self.hints, self.bytes) = (Vec::new(), 0);
+    }
+}
+
+/// Loads the keys of what has left the log and of the hinted segments at its front: together they are the state at the end of the latter.
+/// The hint of a segment in the log that cannot be believed is no loss, as long as the conditions of its entries can be decided again: it
+/// and those behind it are read instead, and get another.
+fn load_hints(disk: &dyn Disk, decided: u64, sorted: &mut Sorted, store: &Store) -> Result<Loaded> {
+    let mut loader = Loader { store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 };
+    let mut loaded = Loaded { logs: Vec::new(), last_batch: 0 };
+    for file in &mut sorted.files {
+        let hint = file.hint(disk)?;
+        file.deletions = if file.segment.header().data { hint.deletion_bytes() } else { 0 };
+        file.segment.publish_written(batch::align(file.end));
+        loaded.last_batch = loaded.last_batch.max(hint.log.last_batch);
+        loader.add(&file.segment, hint);
+    }
+    for (segment, listed) in &sorted.sealed {
         let State::Hinted { first, last, offset } = listed.state else { break };
-        let mut hint = match hint::read(&*writer.disk, segment.header())? {
-            Ok(hint) if (hint.log.first, hint.log.last, hint.log.end) == (first, last, offset) => hint,
-            Ok(hint) => {
-                log::warn!("{} is read in full: its hint ends at {}, the manifest at {last}", segment.name(), hint.log.last);
-                break;
+        let reason = match hint::read(disk, segment.header())? {
+            Ok(mut hint) if (hint.log.first, hint.log.last, hint.log.end) == (first, last, offset) => {
+                loaded.logs.push(std::mem::take(&mut hint.log));
+                loader.add(segment, hint);
+                continue;
             }
-            Err(reason) => {
-                log::warn!("{} is read in full: {reason}", segment.name());
-                break;
-            }
+            Ok(hint) => format!("its hint ends at {}, the manifest at {last}", hint.log.last),
+            Err(reason) => reason,
         };
-        bytes += hint.bytes();
-        logs.push(std::mem::take(&mut hint.log));
-        hints.push((segment.id(), hint));
-        if bytes > HINT_BYTES_AT_ONCE {
-            store.load(hint::newest(&hints).map(placed));
-            (hints, bytes) = (Vec::new(), 0);
+        if first <= decided {
+            let needed = "conditions cannot be decided again, because a merge has left out what they were decided against";
+            return Err(super::corrupt(&hint::hint_name(segment.id()), 0, format!("{reason}; {needed}")));
         }
+        log::warn!("{} is read in full: {reason}", segment.name());
+        break;
     }
-    store.load(hint::newest(&hints).map(placed));
-    for (segment, listed) in &sealed[logs.len()..] {
-        if let State::Hinted { first, last, offset } = listed.state {
-            writer.manifest.find(segment.id()).state = State::Sealed { first, last, offset };
-        }
-    }
-    Ok(logs)
+    loader.load(true);
+    Ok(loaded)
 }
 
 /// A key of a hint as the index keeps it; without a value if it was deleted.
-fn placed((segment, key): (u32, HintKey<'_>)) -> (&[u8], Option<Value>) {
+fn placed((segment, key): (u32, HintKey<'_>)) -> (&[u8], u64, Option<Value>) {
     let location = Location { segment, offset: key.offset, bytes: key.record_bytes };
-    (key.key, key.value_bytes.map(|value_bytes| Value { version: key.version, location, value_bytes }))
+    (key.key, key.version, key.value_bytes.map(|value_bytes| Value { version: key.version, location, value_bytes }))
 }
 
 /// What stands in the files is held against a setting that bounds what is to come.
@@ -213,6 +272,11 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
     let mut sorted = Sorted::default();
     for listed in &writer.manifest.segments {
         if listed.state == State::Dropped {
+            continue;
+        }
+        if let State::Retired { first, last, offset } | State::Data { first, last, offset } = listed.state {
+            let segment = open_listed(&*writer.disk, listed, writer.cluster, node)?;
+            sorted.files.push(File { segment, first, last, end: offset, deletions: 0, hinted: 0 });
             continue;
         }
         let segment = match open_listed(&*writer.disk, listed, writer.cluster, node) {
@@ -241,7 +305,10 @@ fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
 
 /// Opens a listed segment of this directory, whose uuid is `node`, and checks that it is the one that was listed.
 pub(super) fn open_listed(disk: &dyn Disk, listed: &Listed, cluster: u128, node: u128) -> Result<Arc<Segment>> {
-    let segment = Arc::new(Segment::open(disk, listed.id, cluster)?);
+    let segment = Arc::new(match listed.state {
+        State::Data { offset, .. } => Segment::open_data(disk, listed.id, cluster, offset)?,
+        _ => Segment::open(disk, listed.id, cluster)?,
+    });
     let header = segment.header();
     if header.node != listed.node || header.node != node || header.length != listed.length {
         let found = format!("{} bytes made by node {:032x}", header.length, header.node);
@@ -276,6 +343,11 @@ fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
     let listed = |id| writer.manifest.segments.iter().any(|listed| listed.id == id);
     let mut unlisted = Vec::new();
     for name in names {
+        if data_id_of(&name).is_some_and(|id| !listed(id)) {
+            // A merge that did not come to its end. What it copied stands in its inputs.
+            unlisted.push(name);
+            continue;
+        }
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
         check_unlisted(&*writer.disk, id, writer.cluster)?;
         unlisted.push(name);
@@ -318,9 +390,9 @@ pub(super) fn check_term(scan: &Scan, hard_state: &HardState) -> Result<()> {
 fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     let dropped = writer.manifest.segments.iter().filter(|listed| listed.state == State::Dropped);
-    let dropped: Vec<String> = dropped.map(|listed| file_name(listed.id)).collect();
+    let dropped: Vec<String> = dropped.flat_map(|listed| [file_name(listed.id), data_name(listed.id)]).collect();
     // A hint counts only once the manifest names it.
-    let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && matches!(listed.state, State::Hinted { .. }));
+    let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && listed.state.has_hint());
     let stray = |name: &String| hint::id_of(name).is_some_and(|id| !hinted(id));
     let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name));
     remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;

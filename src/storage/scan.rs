@@ -103,7 +103,7 @@ impl Scan {
     }
 
     /// The state after the entries that are known to be committed.
-    pub(super) fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 

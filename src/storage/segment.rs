@@ -1,5 +1,6 @@
-//! A segment: one file of the log, written once from front to back, shared by every thread. Knows where its bytes are (still staged in
-//! memory, or in the file) and hands them out; never writes, never decides what is valid.
+//! A segment: one file of the log, written once from front to back, shared by every thread; or a data file, which a merge has written
+//! whole. Knows where its bytes are (still staged in memory, or in the file) and hands them out; never writes, never decides what is
+//! valid.
 
 use super::disk::{Disk, DiskFile, Mapping};
 use super::fill;
@@ -19,6 +20,7 @@ const LENGTH_MIN: u64 = HEADER_BLOCK + super::batch::HEADER_BYTES;
 pub(super) const LENGTH_MAX: u64 = 1 << 31;
 
 const MAGIC: [u8; 8] = *b"ApexKVsg";
+const DATA_MAGIC: [u8; 8] = *b"ApexKVdt";
 const VERSION: u32 = 1;
 
 /// What stands in a segment's header block. The layout is in the format document.
@@ -32,15 +34,22 @@ pub(super) struct SegmentHeader {
     pub(super) id: u32,
     /// The length the file was made with.
     pub(super) length: u64,
-    /// Where the fill is computed from.
+    /// Where the fill is computed from; 0 in a data file, which has none.
     pub(super) seed: u64,
+    /// Whether it is a data file: records without batches, up to its end.
+    pub(super) data: bool,
 }
 
 impl SegmentHeader {
+    /// The file's name.
+    pub(super) fn name(&self) -> String {
+        if self.data { data_name(self.id) } else { file_name(self.id) }
+    }
+
     /// The header block, and its CRC, which the first batch repeats.
     pub(super) fn encode(&self) -> (Vec<u8>, u32) {
         let mut block = vec![0; HEADER_BLOCK as usize];
-        block[0..8].copy_from_slice(&MAGIC);
+        block[0..8].copy_from_slice(if self.data { &DATA_MAGIC } else { &MAGIC });
         block[8..12].copy_from_slice(&VERSION.to_le_bytes());
         block[16..32].copy_from_slice(&self.cluster.to_le_bytes());
         block[32..48].copy_from_slice(&self.node.to_le_bytes());
@@ -63,9 +72,11 @@ impl SegmentHeader {
         file.read_at(&mut block, 0).map_err(Error::io(format!("read {name} at 0")))?;
         let mut fields = super::bytes::Fields::new(&block);
         let truncated = || super::corrupt(name, 0, "the header block is too short");
-        if fields.slice(8).ok_or_else(truncated)? != MAGIC {
+        let magic = fields.slice(8).ok_or_else(truncated)?;
+        if magic != MAGIC && magic != DATA_MAGIC {
             return Err(corrupt("the header block does not start like one of a segment".into()));
         }
+        let data = magic == DATA_MAGIC;
         let version = fields.u32().ok_or_else(truncated)?;
         let crc = fields.u32().ok_or_else(truncated)?;
         if block_crc(&block) != crc {
@@ -80,12 +91,14 @@ impl SegmentHeader {
             id: fields.u32().ok_or_else(truncated)?,
             length: fields.u64().ok_or_else(truncated)?,
             seed: fields.u64().ok_or_else(truncated)?,
+            data,
         };
         if header.cluster != cluster {
             return Err(corrupt(format!("it belongs to cluster {:032x}, this node to {cluster:032x}", header.cluster)));
         }
-        if file_name(header.id) != name || !(LENGTH_MIN..=LENGTH_MAX).contains(&header.length) {
-            return Err(corrupt(format!("its header says {} of {} bytes", file_name(header.id), header.length)));
+        let length_min = if header.data { HEADER_BLOCK } else { LENGTH_MIN };
+        if header.name() != name || !(length_min..=LENGTH_MAX).contains(&header.length) {
+            return Err(corrupt(format!("its header says {} of {} bytes", header.name(), header.length)));
         }
         if actual < header.length {
             return Err(super::corrupt(name, actual, format!("the file ends here, it was made with {} bytes", header.length)));
@@ -106,11 +119,25 @@ pub(super) fn file_name(id: u32) -> String {
     format!("{id:08x}.log")
 }
 
+/// The name of the data file with this number.
+pub(super) fn data_name(id: u32) -> String {
+    format!("{id:08x}.data")
+}
+
 /// The number in a segment's name; `None` for any other file.
 pub(super) fn id_of(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".log")?;
-    let id = u32::from_str_radix(digits, 16).ok()?;
-    (file_name(id) == name).then_some(id)
+    number_in(name, ".log", file_name)
+}
+
+/// The number in a data file's name; `None` for any other file.
+pub(super) fn data_id_of(name: &str) -> Option<u32> {
+    number_in(name, ".data", data_name)
+}
+
+/// The number in the name of a file of one kind, if `name_of` would give it that name.
+pub(super) fn number_in(name: &str, suffix: &str, name_of: impl Fn(u32) -> String) -> Option<u32> {
+    let id = u32::from_str_radix(name.strip_suffix(suffix)?, 16).ok()?;
+    (name_of(id) == name).then_some(id)
 }
 
 /// Records that stand contiguous in a batch and are not known to be in the file yet: shared, immutable, placed.
@@ -168,20 +195,28 @@ impl fmt::Debug for Segment {
 impl Segment {
     /// A segment whose file has its full length and whose header block is `header`. `written` is where its last batch ends.
     pub(super) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader, header_crc: u32, written: u64) -> Result<Segment> {
-        let name = file_name(header.id);
+        let name = header.name();
         let mapping = file.map().map_err(Error::io(format!("map {name}")))?;
         Ok(Segment { header, header_crc, name, file, mapping, written: AtomicU64::new(written), staging: Mutex::default() })
     }
 
     /// Opens a listed segment and checks its header block and length.
     pub(super) fn open(disk: &dyn Disk, id: u32, cluster: u128) -> Result<Segment> {
-        let name = file_name(id);
+        Segment::open_named(disk, file_name(id), cluster, HEADER_BLOCK)
+    }
+
+    /// Opens a listed data file, all of whose `length` bytes were written before it was listed.
+    pub(super) fn open_data(disk: &dyn Disk, id: u32, cluster: u128, length: u64) -> Result<Segment> {
+        Segment::open_named(disk, data_name(id), cluster, length)
+    }
+
+    fn open_named(disk: &dyn Disk, name: String, cluster: u128, written: u64) -> Result<Segment> {
         let file = disk.open(&name).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => super::corrupt(&name, 0, "the manifest lists this file, and it is missing"),
             _ => Error::Io { doing: format!("open {name}"), source },
         })?;
         let (header, crc) = SegmentHeader::read(&*file, &name, cluster)?;
-        Segment::new(file, header, crc, HEADER_BLOCK)
+        Segment::new(file, header, crc, written)
     }
 
     /// Its number.

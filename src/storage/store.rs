@@ -1,13 +1,15 @@
 //! The store: what reads see. Any thread looks keys up under a short lock and copies values after it, from the map or, until they are
 //! written, from the stage. It only ever shows applied entries, checks every value against its CRC, and never writes.
 
-use super::keydir::{Keydir, Value};
+use super::hint::HintKey;
+use super::keydir::Value;
+use super::location::Location;
 use super::record::{self, Kind, Operation};
 use super::segment::Segment;
+use super::state::{Deleted, State};
 use crate::bugbank::planted;
 use crate::error::Result;
 use parking_lot::{RwLock, RwLockWriteGuard};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +23,14 @@ pub struct Located {
     segment: Arc<Segment>,
     offset: u32,
     record_bytes: u32,
+}
+
+impl Located {
+    /// The place of a value in `segment`.
+    pub(super) fn new(value: &Value, segment: Arc<Segment>) -> Located {
+        let Value { version, location, value_bytes } = *value;
+        Located { version, value_bytes, segment, offset: location.offset, record_bytes: location.bytes }
+    }
 }
 
 /// A value whose record was checked, to be copied piece by piece.
@@ -52,32 +62,6 @@ pub struct Page {
     pub entries: Vec<(Box<[u8]>, Located)>,
     /// Whether keys follow the last one.
     pub more: bool,
-}
-
-/// The index and the segments that it points into.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) keydir: Keydir,
-    segments: HashMap<u32, Arc<Segment>>,
-}
-
-impl State {
-    /// The pinned place of a key's value.
-    pub(super) fn lookup(&self, key: &[u8]) -> Option<Located> {
-        self.keydir.get(key).map(|value| self.pin(value))
-    }
-
-    fn pin(&self, value: &Value) -> Located {
-        let segment = self.segments.get(&value.location.segment);
-        let segment = segment.unwrap_or_else(|| panic!("version {} is in a segment that was given up", value.version));
-        Located {
-            version: value.version,
-            value_bytes: value.value_bytes,
-            segment: Arc::clone(segment),
-            offset: value.location.offset,
-            record_bytes: value.location.bytes,
-        }
-    }
 }
 
 /// The applied state, shared by all threads.
@@ -137,7 +121,7 @@ impl Store {
         let state = self.state.read();
         let mut page = Page::default();
         let mut bytes = 0;
-        for (key, value) in state.keydir.page(prefix, cursor) {
+        for (key, value) in state.keydir().page(prefix, cursor) {
             // Lengths and version stand in front of each pair.
             bytes += 16 + key.len() + if keys_only { 0 } else { value.value_bytes as usize };
             if page.entries.len() >= limit.max(1) || (bytes > max_bytes && !page.entries.is_empty()) {
@@ -151,7 +135,7 @@ impl Store {
 
     /// How many keys there are.
     pub fn keys(&self) -> u64 {
-        self.state.read().keydir.len() as u64
+        self.state.read().keydir().len() as u64
     }
 
     /// Bytes of memory that the index takes, about: keys, places, hash tables and the ordered view.
@@ -160,8 +144,8 @@ impl Store {
     }
 
     /// Called with the lock of [`Store::write`] held.
-    pub(super) fn note_index_bytes(&self, keydir: &Keydir) {
-        self.index_bytes.store(keydir.bytes(), Ordering::Relaxed);
+    pub(super) fn note_index_bytes(&self, state: &State) {
+        self.index_bytes.store(state.bytes(), Ordering::Relaxed);
     }
 
     /// Log index of the last applied entry. What it covers can be looked up.
@@ -180,34 +164,47 @@ impl Store {
         assert!(before <= index, "applied went back from {before} to {index}");
     }
 
-    /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest value or deleted. What is
-    /// loaded later is newer.
-    pub(super) fn load<'a>(&self, keys: impl Iterator<Item = (&'a [u8], Option<Value>)>) {
+    /// See [`State::load`].
+    pub(super) fn load<'a>(&self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, last: bool, deleted: &mut Deleted) {
         let mut state = self.state.write();
         assert_eq!(self.applied(), 0, "hints are loaded first");
-        if state.keydir.len() == 0 {
-            state.keydir = Keydir::of_rising(keys.filter_map(|(key, value)| Some((key, value?))));
-            return self.note_index_bytes(&state.keydir);
-        }
-        for (key, value) in keys {
-            match value {
-                Some(value) => state.keydir.put(key, value),
-                None => drop(state.keydir.remove(key)),
-            }
-        }
-        self.note_index_bytes(&state.keydir);
+        state.load(keys, last, deleted);
+        self.note_index_bytes(&state);
     }
 
-    /// Locations in this segment may be applied from now on.
+    /// Values may stand in this file from now on.
     pub(super) fn register_segment(&self, segment: Arc<Segment>) {
-        self.state.write().segments.insert(segment.id(), segment);
+        self.state.write().register(segment);
     }
 
-    /// No applied location is in this segment, and none will be.
+    /// No value stands in this file, and none will.
     pub(super) fn forget_segment(&self, id: u32) {
-        self.state.write().segments.remove(&id);
+        self.state.write().forget(id);
+    }
+
+    /// For each file, what a merge would keep of it, in bytes.
+    pub(super) fn live_of(&self, ids: impl Iterator<Item = u32>) -> Vec<u64> {
+        let state = self.state.read();
+        ids.map(|id| state.live_of(id)).collect()
+    }
+
+    /// For each of some keys of hinted files, whether a merge must keep it; see [`State::keeps`].
+    pub(super) fn keeps(&self, keys: &[HintKey<'_>], hinted: u64) -> Vec<bool> {
+        let state = self.state.read();
+        keys.iter().map(|key| state.keeps(key, hinted)).collect()
+    }
+
+    /// Points keys to their new places: each with the segment and offset of its old one. Readers wait for a few keys at a time.
+    pub(super) fn relocate(&self, moves: &[(&[u8], (u32, u32), Location)]) {
+        for some in moves.chunks(MOVED_AT_ONCE) {
+            let mut state = self.state.write();
+            some.iter().for_each(|(key, from, to)| state.relocate(key, *from, *to));
+        }
     }
 }
+
+/// Keys whose places are changed under one lock.
+const MOVED_AT_ONCE: usize = 256;
 
 /// As [`value_in`], and of the length that the index promised to whoever framed it.
 fn sized_value_in<'a>(bytes: &'a [u8], located: &Located, key: &[u8]) -> std::result::Result<&'a [u8], String> {
@@ -219,7 +216,7 @@ fn sized_value_in<'a>(bytes: &'a [u8], located: &Located, key: &[u8]) -> std::re
 }
 
 /// The value that the record in `bytes` gave to `key`; why not, if these are other bytes.
-fn value_in<'a>(bytes: &'a [u8], version: u64, key: &[u8]) -> std::result::Result<&'a [u8], String> {
+pub(super) fn value_in<'a>(bytes: &'a [u8], version: u64, key: &[u8]) -> std::result::Result<&'a [u8], String> {
     let parsed = if planted(61) { Ok(record::view(bytes)) } else { record::parse(bytes) };
     let (record, length) = parsed.map_err(|bad| format!("version {version} should stand here, found {bad:?}"))?;
     if record.id.index != version || length != bytes.len() || record.kind != Kind::Command {

@@ -6,7 +6,9 @@ use super::batch::{self, BatchHeader};
 use super::disk::Disk;
 use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
+use super::merge::Merged;
 use super::record;
+use super::retire::Retirement;
 use super::segment::{Chunk, Segment, file_name};
 use super::slots::SlotFile;
 use crate::bugbank::planted;
@@ -37,6 +39,12 @@ pub enum Job {
     List(Arc<Segment>),
     /// Name a hint file in the manifest, so that a start believes it.
     Hint(Hinted),
+    /// Take segments out of the log; see [`super::log::Log::next_retirement`].
+    Retire(Retirement),
+    /// Name the outputs of a merge in the manifest, and its inputs no longer.
+    Merge(Merged),
+    /// Files that the manifest no longer needs have been removed for good.
+    Forget(Vec<u32>),
 }
 
 /// What a job did; everything it names is durable.
@@ -63,6 +71,12 @@ pub enum Completion {
     },
     /// The segment's hint is part of the state.
     Hinted(Hinted),
+    /// The segments are no longer part of the log.
+    Retired(Retirement),
+    /// The files are what the state consists of; the inputs may be removed.
+    Merged(Merged),
+    /// Taken note of.
+    Forgotten,
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -167,6 +181,18 @@ impl LogWriter {
                 self.hint(hinted)?;
                 Ok(Completion::Hinted(hinted))
             }
+            Job::Retire(retirement) => {
+                self.retire(&retirement)?;
+                Ok(Completion::Retired(retirement))
+            }
+            Job::Merge(merged) => {
+                self.merge(&merged)?;
+                Ok(Completion::Merged(merged))
+            }
+            Job::Forget(ids) => {
+                self.manifest.segments.retain(|listed| !ids.contains(&listed.id));
+                Ok(Completion::Forgotten)
+            }
         }
     }
 
@@ -179,6 +205,32 @@ impl LogWriter {
             }
             _ => panic!("{hinted:?} is not the end of {listed:?}"),
         }
+        self.write_manifest()
+    }
+
+    /// From here on the log begins behind these segments.
+    fn retire(&mut self, retirement: &Retirement) -> Result<()> {
+        for id in &retirement.ids {
+            let listed = self.manifest.find(*id);
+            let State::Hinted { first, last, offset } = listed.state else { panic!("{listed:?} leaves the log without a hint") };
+            listed.state = State::Retired { first, last, offset };
+        }
+        self.manifest.base = retirement.base;
+        self.write_manifest()
+    }
+
+    /// From here on a start reads the outputs instead of the inputs.
+    fn merge(&mut self, merged: &Merged) -> Result<()> {
+        for id in &merged.inputs {
+            self.manifest.find(*id).state = State::Dropped;
+        }
+        for output in &merged.outputs {
+            let header = output.segment.header();
+            let state = State::Data { first: output.first, last: output.last, offset: output.end };
+            self.manifest.last_id = self.manifest.last_id.max(header.id);
+            self.manifest.segments.push(Listed { id: header.id, node: header.node, length: header.length, state });
+        }
+        self.manifest.decided = self.manifest.decided.max(merged.hinted);
         self.write_manifest()
     }
 

@@ -7,10 +7,11 @@ use crate::storage::applier::Applier;
 use crate::storage::batch::{self, ALIGNMENT, BatchHeader, HEADER_BYTES};
 use crate::storage::hint;
 use crate::storage::manifest::{Listed, Manifest, State};
+use crate::storage::merge::File;
 use crate::storage::record::{self, BadRecord};
 use crate::storage::recovery::{self, Sorted};
 use crate::storage::scan::{Scan, header_at};
-use crate::storage::segment::{HEADER_BLOCK, Segment, file_name, id_of};
+use crate::storage::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
 use crate::storage::store::Store;
 use crate::storage::tail::{self, Tail};
 use crate::storage::writer::Edit;
@@ -32,6 +33,7 @@ pub(super) struct Walk<'a, 'b> {
 /// A listed segment, if its file could be opened, with the entries that it should hold and its seal.
 struct Sealed {
     segment: Option<Arc<Segment>>,
+    listed: Listed,
     first: u64,
     last: u64,
     offset: u64,
@@ -58,6 +60,10 @@ impl<'a, 'b> Walk<'a, 'b> {
     /// Segments that nobody lists.
     pub(super) fn unlisted(&mut self, manifest: &Manifest) {
         for name in self.inspection.names.clone() {
+            if data_id_of(&name).is_some_and(|id| !manifest.segments.iter().any(|listed| listed.id == id)) {
+                self.inspection.note(&name, None, "left by a merge that did not come to its end; a start removes it");
+                self.inspection.finished(&name);
+            }
             let Some(id) = id_of(&name).filter(|id| !manifest.segments.iter().any(|listed| listed.id == *id)) else { continue };
             match recovery::check_unlisted(self.inspection.disk, id, self.cluster) {
                 Ok(()) => self.inspection.note(&name, None, "the manifest does not list it, and it holds nothing; a start removes it"),
@@ -71,7 +77,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     pub(super) fn unnamed_hints(&mut self, manifest: &Manifest) {
         for name in self.inspection.names.clone() {
             let Some(id) = hint::id_of(&name) else { continue };
-            let named = |listed: &Listed| listed.id == id && matches!(listed.state, State::Hinted { .. });
+            let named = |listed: &Listed| listed.id == id && listed.state.has_hint();
             if !manifest.segments.iter().any(named) {
                 self.inspection.note(&name, None, "the manifest does not name this hint; a start removes it");
             }
@@ -82,7 +88,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     pub(super) fn log(&mut self, manifest: &Manifest) -> Scan {
         let (mut sealed, mut sorted, mut broken_tails) = (Vec::new(), Sorted::default(), Vec::new());
         for listed in &manifest.segments {
-            self.sort(listed, &mut sealed, &mut sorted, &mut broken_tails);
+            self.sort(listed, manifest.decided, &mut sealed, &mut sorted, &mut broken_tails);
         }
         sealed.sort_by_key(|sealed| sealed.first);
         let store = Arc::new(Store::default());
@@ -97,27 +103,68 @@ impl<'a, 'b> Walk<'a, 'b> {
         for (segment, error) in broken_tails {
             scan = self.go_on(scan, &segment, error, segment.length(), |scan, from| scan.tail_from(&segment, from).map(drop)).0;
         }
+        let whole = self.prefix.is_none() && !self.gap;
+        if whole && (!sorted.files.is_empty() || manifest.decided > 0) {
+            let found = sealed.into_iter().filter_map(|sealed| Some((sealed.segment?, sealed.listed)));
+            sorted.sealed = found.collect();
+            scan = self.state(scan, manifest, &mut sorted);
+        }
         self.finish(scan, manifest, &sorted)
     }
 
+    /// What has left the log is needed for its state, and so are hints. Returns a scan that has both, as a start would have it.
+    fn state(&mut self, checked: Scan, manifest: &Manifest, sorted: &mut Sorted) -> Scan {
+        let scanned = recovery::scan_sealed(self.inspection.disk, self.cluster, manifest, sorted).and_then(|(mut scan, _)| {
+            sorted.tail.as_ref().map_or(Ok(()), |segment| scan.tail(segment).map(drop))?;
+            Ok(scan)
+        });
+        match scanned {
+            Ok(scan) => scan,
+            Err(error) => {
+                self.inspection.damage(crate::storage::manifest::NAME, error);
+                self.leave(checked, |scan| scan.behind_gap(scan.last.index))
+            }
+        }
+    }
+
     /// Opens a listed segment and puts it where it belongs.
-    fn sort(&mut self, listed: &Listed, sealed: &mut Vec<Sealed>, sorted: &mut Sorted, broken_tails: &mut Vec<(Arc<Segment>, Error)>) {
-        let name = file_name(listed.id);
+    fn sort(
+        &mut self,
+        listed: &Listed,
+        decided: u64,
+        sealed: &mut Vec<Sealed>,
+        sorted: &mut Sorted,
+        broken_tails: &mut Vec<(Arc<Segment>, Error)>,
+    ) {
         if listed.state == State::Dropped {
-            if self.inspection.has(&name) {
-                self.inspection.note(&name, None, "all its entries were superseded; a start removes it");
+            for name in [file_name(listed.id), data_name(listed.id)] {
+                if self.inspection.has(&name) {
+                    self.inspection.note(&name, None, "all that it holds was superseded; a start removes it");
+                }
             }
             return;
         }
+        let name = if let State::Data { .. } = listed.state { data_name(listed.id) } else { file_name(listed.id) };
         let node = self.inspection.report.node.as_ref().map_or(listed.node, |(identity, _)| identity.uuid);
         let segment = recovery::open_listed(self.inspection.disk, listed, self.cluster, node);
         let segment = segment.map_err(|error| self.inspection.damage(&name, error)).ok();
         self.gap |= segment.is_none();
         if let (Some(segment), State::Hinted { first, last, offset }) = (&segment, &listed.state) {
-            self.hint(segment, (*first, *last, *offset));
+            self.hint(segment, (*first, *last, *offset), *first <= decided);
+        }
+        if let State::Retired { first, last, offset } | State::Data { first, last, offset } = listed.state {
+            if let Some(segment) = segment {
+                let file = File { segment, first, last, end: offset, deletions: 0, hinted: 0 };
+                if let Err(error) = file.check(self.inspection.disk) {
+                    self.inspection.damage(&name, error);
+                    self.gap = true;
+                }
+                sorted.files.push(file);
+            }
+            return self.inspection.finished(&name);
         }
         if let State::Sealed { first, last, offset } | State::Hinted { first, last, offset } = listed.state {
-            return sealed.push(Sealed { segment, first, last, offset });
+            return sealed.push(Sealed { segment, listed: *listed, first, last, offset });
         }
         let Some(segment) = segment else { return };
         if let Err(error) = sorted.add_open(Arc::clone(&segment)) {
@@ -126,8 +173,8 @@ impl<'a, 'b> Walk<'a, 'b> {
         self.inspection.finished(&name);
     }
 
-    /// Reads the hint of a segment. One that cannot be believed is no damage: nothing is lost with it.
-    fn hint(&mut self, segment: &Segment, seal: (u64, u64, u64)) {
+    /// Reads the hint of a segment. One that cannot be believed is no damage, unless it is needed: nothing is lost with it.
+    fn hint(&mut self, segment: &Segment, seal: (u64, u64, u64), needed: bool) {
         let name = hint::hint_name(segment.id());
         let told = match hint::read(self.inspection.disk, segment.header()) {
             Ok(Ok(hint)) if (hint.log.first, hint.log.last, hint.log.end) == seal => None,
@@ -136,13 +183,18 @@ impl<'a, 'b> Walk<'a, 'b> {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = told {
+            if needed {
+                let error =
+                    crate::storage::corrupt(&name, 0, format!("{reason}; a merge has left out what its entries were decided against"));
+                self.inspection.damage(&name, error);
+            }
             self.inspection.note(&name, None, format!("{reason}; a start reads {} instead, and makes another", segment.name()));
         }
         self.inspection.finished(&name);
     }
 
     fn sealed(&mut self, mut scan: Scan, sealed: &Sealed) -> Scan {
-        let Sealed { segment, first, last, offset } = sealed;
+        let Sealed { segment, first, last, offset, .. } = sealed;
         let Some(segment) = segment else { return self.leave(scan, |scan| scan.behind_gap(*last)) };
         let state = State::Sealed { first: *first, last: *last, offset: *offset };
         let mut whole = true;

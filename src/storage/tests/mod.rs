@@ -7,6 +7,7 @@ mod hints;
 mod inspect;
 mod keys;
 mod log;
+mod merges;
 mod real_files;
 
 use super::Options;
@@ -15,6 +16,7 @@ use super::directory::{Directory, Founding, FoundingMember, Opened};
 use super::disk::Disk;
 use super::hinter::Hinter;
 use super::log::{Location, Log, Room};
+use super::merge::Merger;
 use super::preparer::{PrepareError, Preparer};
 use super::record::{self, Kind, Operation};
 use super::simulated::SimulatedDisk;
@@ -60,6 +62,7 @@ struct Engine {
     writer: LogWriter,
     preparer: Preparer,
     hinter: Hinter,
+    merger: Merger,
     store: Arc<Store>,
     commit: u64,
     durable: u64,
@@ -74,9 +77,9 @@ impl Engine {
 
     fn open_with(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Engine> {
         let opened = open_directory(disk)?.open_log(&Options { segment_bytes })?;
-        let Opened { log, applier, writer, preparer, hinter, store, commit, lock, hard_state, .. } = opened;
+        let Opened { log, applier, writer, preparer, hinter, merger, store, commit, lock, hard_state, .. } = opened;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, hinter, store, commit, durable, hard_state, _lock: lock })
+        Ok(Engine { log, applier, writer, preparer, hinter, merger, store, commit, durable, hard_state, _lock: lock })
     }
 
     fn last(&self) -> EntryId {
@@ -152,6 +155,30 @@ impl Engine {
         let completion = self.writer.run(Job::Hint(hinted))?;
         self.log.completed(&completion);
         self.applier.forget_effects(self.log.hinted());
+        Ok(true)
+    }
+
+    /// Lets segments leave the log of which at least `retain` bytes stay; false if none may.
+    fn retire(&mut self, retain: u64) -> Result<bool> {
+        let Some(retirement) = self.log.next_retirement(retain, u64::MAX) else { return Ok(false) };
+        let completion = self.writer.run(Job::Retire(retirement))?;
+        self.log.completed(&completion);
+        Ok(true)
+    }
+
+    /// Merges what should be merged now, and removes the inputs; false if there is nothing.
+    fn merge(&mut self) -> Result<bool> {
+        let Some(job) = self.log.next_merge() else { return Ok(false) };
+        let merged = self.merger.merge(&job, &mut |_| {}).map_err(|error| match error {
+            PrepareError::Full(reason) => Error::Config(reason),
+            PrepareError::Fatal(error) => error,
+        })?;
+        let completion = self.writer.run(Job::Merge(merged))?;
+        self.log.completed(&completion);
+        let Completion::Merged(merged) = completion else { panic!("a merge ended with {completion:?}") };
+        let inputs: Vec<u32> = merged.inputs().collect();
+        self.merger.discard(&inputs)?;
+        self.writer.run(Job::Forget(inputs))?;
         Ok(true)
     }
 
