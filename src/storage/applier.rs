@@ -184,6 +184,15 @@ impl Applier {
         self.store.write().hinted(last);
     }
 
+    /// A snapshot has taken the place of everything up to `last`: what waits is forgotten.
+    pub fn installed(&mut self, last: u64) {
+        assert!(last > self.applied, "a snapshot up to {last} was installed behind {}", self.applied);
+        self.pending.clear();
+        self.operations.clear();
+        self.applied = last;
+        self.effects = Effects { first: last + 1, took: VecDeque::new() };
+    }
+
     /// Locks the index for applying some entries; readers wait until the slice is dropped, so it must be a short one.
     pub fn slice(&mut self) -> Slice<'_> {
         let Applier { store, applied, pending, operations, effects } = self;

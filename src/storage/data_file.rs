@@ -68,6 +68,7 @@ pub(super) fn record_bytes(key: usize, value: usize) -> u64 {
     (record::HEADER_BYTES + 9 + key + value) as u64
 }
 
+#[derive(Debug)]
 struct Key {
     key: Box<[u8]>,
     version: u64,
@@ -77,8 +78,9 @@ struct Key {
 }
 
 /// Writes one data file.
-pub(super) struct DataWriter<'a> {
-    owner: &'a Owner,
+#[derive(Debug)]
+pub(super) struct DataWriter {
+    owner: Owner,
     id: u32,
     file: Arc<dyn DiskFile>,
     buffer: Vec<u8>,
@@ -88,12 +90,12 @@ pub(super) struct DataWriter<'a> {
     keys: Vec<Key>,
 }
 
-impl<'a> DataWriter<'a> {
+impl DataWriter {
     /// Begins a file.
-    pub(super) fn begin(owner: &'a Owner) -> io::Result<DataWriter<'a>> {
+    pub(super) fn begin(owner: &Owner) -> io::Result<DataWriter> {
         let id = owner.numbers.take();
         let file = owner.disk.create(&temporary(&data_name(id)))?;
-        Ok(DataWriter { owner, id, file, buffer: Vec::new(), flushed: HEADER_BLOCK, synced: HEADER_BLOCK, keys: Vec::new() })
+        Ok(DataWriter { owner: owner.clone(), id, file, buffer: Vec::new(), flushed: HEADER_BLOCK, synced: HEADER_BLOCK, keys: Vec::new() })
     }
 
     /// Where the next record goes.
@@ -135,10 +137,10 @@ impl<'a> DataWriter<'a> {
 
     /// Makes the file and its hint durable under their names, or removes what was begun.
     pub(super) fn finish(self) -> io::Result<Result<DataFile>> {
-        let (owner, id) = (self.owner, self.id);
+        let (disk, id) = (Arc::clone(&self.owner.disk), self.id);
         let finished = self.make_durable();
         if !matches!(finished, Ok(Ok(_))) {
-            remove_made(&*owner.disk, id);
+            remove_made(&*disk, id);
         }
         finished
     }
@@ -153,7 +155,10 @@ impl<'a> DataWriter<'a> {
         self.keys.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let keys: Vec<HintKey<'_>> = self.keys.iter().map(Key::hint).collect();
         let deletions = keys.iter().filter(|key| key.value_bytes.is_none()).map(|key| u64::from(key.record_bytes)).sum();
-        let hint = hint_of(&header, &keys);
+        let hint = match hint_of(&header, &keys) {
+            Ok(hint) => hint,
+            Err(error) => return Ok(Err(error)),
+        };
         let (disk, data) = (&self.owner.disk, data_name(self.id));
         hint::write(&**disk, self.id, hint.encoded())?;
         disk.rename(&temporary(&data), &data)?;
@@ -191,13 +196,13 @@ fn temporary(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-/// The hint of a data file with these keys, which rise strictly.
-fn hint_of(header: &SegmentHeader, keys: &[HintKey<'_>]) -> Hint {
+/// The hint of a data file with these keys, which must rise strictly.
+fn hint_of(header: &SegmentHeader, keys: &[HintKey<'_>]) -> Result<Hint> {
     let versions = || keys.iter().map(|key| key.version);
     let (first, last) = (versions().min().unwrap_or(0), versions().max().unwrap_or(0));
     let log = HintLog { first, last, end: header.length, ..HintLog::default() };
     let bytes = hint::encode(header, &log, keys);
-    Hint::decode(bytes, header).unwrap_or_else(|reason| panic!("the hint of {} does not read back: {reason}", header.name()))
+    Hint::decode(bytes, header).map_err(|reason| super::corrupt(&header.name(), 0, format!("no hint can be made of it: {reason}")))
 }
 
 /// What the hint of a data file says, from its records: every byte is checked. Damage names file and offset.
@@ -224,7 +229,7 @@ pub(super) fn scan(segment: &Segment) -> Result<Hint> {
         at += bytes as u64;
     }
     let list: Vec<HintKey<'_>> = keys.values().map(Key::hint).collect();
-    Ok(hint_of(segment.header(), &list))
+    hint_of(segment.header(), &list)
 }
 
 /// Key and value (`None`: deleted) of a data file's record.

@@ -144,9 +144,25 @@ impl Directory {
             chain: writer::Chain::default(),
         };
         let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options)?;
-        let recovery::Recovered { log, applier, writer, preparer, hinter, merger, store, commit } = recovered;
+        let recovery::Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit } = recovered;
         let Directory { disk, lock, identity, .. } = self;
-        Ok(Opened { disk, lock, identity, founding, node, hard_state, log, applier, writer, preparer, hinter, merger, store, commit })
+        Ok(Opened {
+            disk,
+            lock,
+            identity,
+            founding,
+            node,
+            hard_state,
+            log,
+            applier,
+            writer,
+            preparer,
+            hinter,
+            merger,
+            snapshots,
+            store,
+            commit,
+        })
     }
 }
 

@@ -103,7 +103,12 @@ pub(super) struct Manifest {
 impl Manifest {
     /// Whether one more segment can be listed.
     pub(super) fn has_room(&self) -> bool {
-        FRONT_BYTES + (self.segments.len() + 1 + RESERVED) * ENTRY_BYTES <= CAPACITY
+        self.fits(1 + RESERVED)
+    }
+
+    /// Whether so many files more fit the list.
+    pub(super) fn fits(&self, more: usize) -> bool {
+        FRONT_BYTES + (self.segments.len() + more) * ENTRY_BYTES <= CAPACITY
     }
 
     /// The entry of a listed segment. Only listed segments are ever edited.

@@ -236,7 +236,7 @@ impl Merger {
         moves: &mut Moves<'a>,
         pace: &mut dyn FnMut(u64),
     ) -> io::Result<Result<()>> {
-        let mut writer: Option<DataWriter<'_>> = None;
+        let mut writer: Option<DataWriter> = None;
         let mut value = Vec::new();
         let mut pending: Moves<'a> = Moves::new();
         for of_input in kept.chunk_by(|a, b| a.input == b.input) {
@@ -277,7 +277,7 @@ impl Merger {
 }
 
 /// Removes what a writer has begun, and passes the reason on.
-fn abandon<E>(writer: Option<DataWriter<'_>>, error: E) -> E {
+fn abandon<E>(writer: Option<DataWriter>, error: E) -> E {
     if let Some(writer) = writer {
         writer.abandon();
     }
@@ -286,7 +286,7 @@ fn abandon<E>(writer: Option<DataWriter<'_>>, error: E) -> E {
 
 /// Ends the output being written, if there is one. What went there has its place now.
 fn finish<'a>(
-    writer: &mut Option<DataWriter<'_>>,
+    writer: &mut Option<DataWriter>,
     outputs: &mut Vec<DataFile>,
     pending: &mut Moves<'a>,
     moves: &mut Moves<'a>,
@@ -303,7 +303,7 @@ fn finish<'a>(
 }
 
 /// Reads a record that a hint names, and checks it. Its value goes to `value`.
-fn read(segment: &Segment, window: &mut Window<'_>, found: &HintKey<'_>, value: &mut Vec<u8>) -> Result<crate::raft::EntryId> {
+pub(super) fn read(segment: &Segment, window: &mut Window<'_>, found: &HintKey<'_>, value: &mut Vec<u8>) -> Result<crate::raft::EntryId> {
     let corrupt = |reason: String| super::corrupt(segment.name(), u64::from(found.offset), reason);
     let bytes = window.get(u64::from(found.offset), u64::from(found.record_bytes))?;
     match found.value_bytes {

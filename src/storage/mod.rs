@@ -211,6 +211,7 @@ mod scan;
 mod segment;
 pub mod simulated;
 pub mod slots;
+pub mod snapshot;
 mod stage;
 mod state;
 pub mod store;

@@ -17,8 +17,9 @@ use super::preparer::Preparer;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
 use super::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
+use super::snapshot::SnapshotMaker;
 use super::stage::Stage;
-use super::state::Deleted;
+use super::state::{Deleted, State as Index};
 use super::store::Store;
 use super::tail::{self, Tail};
 use super::writer::{Edit, LogWriter};
@@ -61,6 +62,8 @@ pub struct Opened {
     pub hinter: Hinter,
     /// For the merger's thread.
     pub merger: Merger,
+    /// For whoever receives snapshots.
+    pub snapshots: SnapshotMaker,
     /// For everybody.
     pub store: Arc<Store>,
     /// The highest index known to be committed; applied already. Everything in the log is durable.
@@ -75,6 +78,7 @@ pub(super) struct Recovered {
     pub(super) preparer: Preparer,
     pub(super) hinter: Hinter,
     pub(super) merger: Merger,
+    pub(super) snapshots: SnapshotMaker,
     pub(super) store: Arc<Store>,
     pub(super) commit: u64,
 }
@@ -139,6 +143,7 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let (disk, cluster, numbers) = (Arc::clone(&writer.disk), writer.cluster, Arc::new(Numbers::new(next_id)));
     let owner = Owner { disk, cluster, node, numbers: Arc::clone(&numbers) };
     let preparer = Preparer { disk: Arc::clone(&writer.disk), cluster, node, segment_bytes: options.segment_bytes, numbers };
+    let snapshots = SnapshotMaker { owner: owner.clone() };
     let merger = Merger { owner, store: Arc::clone(&store) };
     let hinter = Hinter { disk: Arc::clone(&writer.disk) };
     let mut log = Log {
@@ -158,7 +163,7 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         stage: Stage::default(),
     };
     sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
-    Ok(Recovered { log, applier, writer, preparer, hinter, merger, store, commit })
+    Ok(Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit })
 }
 
 /// The state and the log up to the open segment: from hints as far as they go, from the segments behind. Also says how many segments'
@@ -210,6 +215,17 @@ impl Loader<'_> {
         self.store.load(hint::newest(&self.hints).map(placed), last, &mut self.deleted);
         (self.hints, self.bytes) = (Vec::new(), 0);
     }
+}
+
+/// The state that these files make up.
+pub(super) fn load_files(disk: &dyn Disk, files: &[File]) -> Result<Index> {
+    let store = Store::default();
+    let mut loader = Loader { store: &store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 };
+    for file in files {
+        loader.add(&file.segment, file.hint(disk)?);
+    }
+    loader.load(true);
+    Ok(store.into_state())
 }
 
 /// Loads the keys of what has left the log and of the hinted segments at its front: together they are the state at the end of the latter.

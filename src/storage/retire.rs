@@ -64,7 +64,7 @@ impl Log {
         retirement
     }
 
-    fn term_of(&self, index: u64) -> u64 {
+    pub(super) fn term_of(&self, index: u64) -> u64 {
         let after = self.terms.partition_point(|(first, _)| *first <= index);
         after.checked_sub(1).map_or(self.base.term, |run| self.terms[run].1)
     }

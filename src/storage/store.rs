@@ -172,6 +172,21 @@ impl Store {
         self.note_index_bytes(&state);
     }
 
+    /// The state alone.
+    pub(super) fn into_state(self) -> State {
+        self.state.into_inner()
+    }
+
+    /// Puts another state in the place of this one, with everything applied up to `index`; returns the old one, whose memory should be
+    /// given back where nobody waits.
+    pub(super) fn replace(&self, other: State, index: u64) -> State {
+        let mut state = self.state.write();
+        let old = std::mem::replace(&mut *state, other);
+        self.set_applied(index);
+        self.note_index_bytes(&state);
+        old
+    }
+
     /// Values may stand in this file from now on.
     pub(super) fn register_segment(&self, segment: Arc<Segment>) {
         self.state.write().register(segment);

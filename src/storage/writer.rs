@@ -6,11 +6,12 @@ use super::batch::{self, BatchHeader};
 use super::disk::Disk;
 use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
-use super::merge::Merged;
+use super::merge::{File, Merged};
 use super::record;
 use super::retire::Retirement;
 use super::segment::{Chunk, Segment, file_name};
 use super::slots::SlotFile;
+use super::snapshot::Installation;
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState, NodeId};
@@ -43,6 +44,8 @@ pub enum Job {
     Retire(Retirement),
     /// Name the outputs of a merge in the manifest, and its inputs no longer.
     Merge(Merged),
+    /// Put a received snapshot in the place of everything.
+    Install(Installation),
     /// Files that the manifest no longer needs have been removed for good.
     Forget(Vec<u32>),
 }
@@ -75,6 +78,8 @@ pub enum Completion {
     Retired(Retirement),
     /// The files are what the state consists of; the inputs may be removed.
     Merged(Merged),
+    /// The snapshot is what the state consists of; these files may be removed.
+    Installed(Vec<u32>),
     /// Taken note of.
     Forgotten,
     /// The segment may be given to the log.
@@ -189,6 +194,10 @@ impl LogWriter {
                 self.merge(&merged)?;
                 Ok(Completion::Merged(merged))
             }
+            Job::Install(installation) => {
+                self.install(&installation)?;
+                Ok(Completion::Installed(installation.dropped))
+            }
             Job::Forget(ids) => {
                 self.manifest.segments.retain(|listed| !ids.contains(&listed.id));
                 Ok(Completion::Forgotten)
@@ -221,17 +230,35 @@ impl LogWriter {
 
     /// From here on a start reads the outputs instead of the inputs.
     fn merge(&mut self, merged: &Merged) -> Result<()> {
-        for id in &merged.inputs {
+        self.replace(&merged.inputs, &merged.outputs)?;
+        self.manifest.decided = self.manifest.decided.max(merged.hinted);
+        self.write_manifest()
+    }
+
+    /// From here on a start reads these files and nothing else.
+    fn install(&mut self, installation: &Installation) -> Result<()> {
+        self.replace(&installation.dropped, &installation.files)?;
+        self.manifest.base = installation.last;
+        self.manifest.applied = self.manifest.applied.max(installation.last.index);
+        self.write_manifest()
+    }
+
+    /// Drops some files and lists data files.
+    fn replace(&mut self, dropped: &[u32], listed: &[File]) -> Result<()> {
+        for id in dropped {
             self.manifest.find(*id).state = State::Dropped;
         }
-        for output in &merged.outputs {
+        if !self.manifest.fits(listed.len()) {
+            let limit = format!("{}/{} is full: {} files", self.disk.path(), manifest::NAME, self.manifest.segments.len());
+            return Err(Error::Directory(format!("{limit}; start with a larger --segment-bytes")));
+        }
+        for output in listed {
             let header = output.segment.header();
             let state = State::Data { first: output.first, last: output.last, offset: output.end };
             self.manifest.last_id = self.manifest.last_id.max(header.id);
             self.manifest.segments.push(Listed { id: header.id, node: header.node, length: header.length, state });
         }
-        self.manifest.decided = self.manifest.decided.max(merged.hinted);
-        self.write_manifest()
+        Ok(())
     }
 
     fn write_batch(&mut self, batch: &Batch) -> Result<()> {
