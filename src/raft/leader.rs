@@ -211,6 +211,14 @@ impl Node {
         }
     }
 
+    /// Whether this node leads and what it proposes would wait: nothing has been committed for an election timeout although there is
+    /// something to commit, and too few voters say that they have room and a working disk.
+    pub fn is_obstructed(&self) -> bool {
+        let Some(leadership) = self.leadership() else { return false };
+        let able = |voter| leadership.progress.get(&voter).is_none_or(|progress| progress.able);
+        leadership.uncommitted_ticks >= self.settings.election_ticks && !quorum::reached(&self.config().voters, able)
+    }
+
     pub(super) fn broadcast_heartbeat(&mut self) {
         let (commit, heartbeat) = (self.commit, self.settings.heartbeat_ticks);
         let Some(leadership) = self.leadership_mut() else { return };

@@ -1,6 +1,9 @@
 //! What travels between the threads: events into the Raft thread's inbox, and what it hands back. Plain data; the only behaviour
 //! here is naming. Nothing in an event holds a lock or needs one to be read.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
 use crate::storage::store::Located;
@@ -118,7 +121,33 @@ pub enum Outcome {
     /// The write may have taken effect or may yet; text for a person.
     Unknown(&'static str),
     /// No effect, try again later; text for a person.
-    Busy(&'static str),
+    Busy(Text),
+}
+
+/// A text for a person. Copies share it, so that thousands of refusals cost no memory of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Always the same.
+    Fixed(&'static str),
+    /// Put together when it became true.
+    Shared(Arc<str>),
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Text::Fixed(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Text {
+        Text::Fixed(text)
+    }
 }
 
 /// A message that arrived from a peer.

@@ -6,6 +6,8 @@
 //! committed, answer. An answer to a write leaves only from applying its entry, and an entry is applied only when a quorum has it
 //! durably; so no answer can be ahead of the disks.
 
+use std::sync::Arc;
+
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
@@ -14,11 +16,14 @@ use crate::storage::log::{Log, Room};
 use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
-use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply};
+use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply, Text};
 use super::waiting::Waiting;
 
 /// A node leads only if this many bytes of records have a place: its no-op and then some.
 const ROOM_TO_LEAD: usize = 4096;
+/// A leader that had to refuse a write for lack of disk space gives way to a node that may have some, and does not lead again for this
+/// long, or until it has space. Not for good: where all nodes are short, somebody must lead for the sake of reads.
+const REFUSED_MS: u64 = 10_000;
 
 /// Limits of a replica, in bytes and milliseconds.
 #[derive(Clone, Debug)]
@@ -109,8 +114,8 @@ pub struct Position {
     pub waiting: usize,
     /// Bytes staged and not yet written.
     pub staged_bytes: u64,
-    /// Why writes are refused for lack of room, if they are.
-    pub no_room: Option<String>,
+    /// What the next segment is missing, if it could not be made: writes are refused as soon as the present one takes no more.
+    pub no_room: Option<Arc<str>>,
     /// As leader: what each follower is known to match.
     pub matched: Vec<(NodeId, u64)>,
 }
@@ -130,7 +135,18 @@ struct PrepareWatch {
     asked: bool,
     retry_at: u64,
     min_bytes: u64,
-    failure: Option<String>,
+    shortage: Option<Shortage>,
+    /// Until then a client's write that found no place counts against leading.
+    refused_until: u64,
+}
+
+/// Why there is no next segment.
+#[derive(Debug)]
+struct Shortage {
+    /// What is missing.
+    reason: Arc<str>,
+    /// What clients are told.
+    refusal: Arc<str>,
 }
 
 /// Whether a hint is being made, and when one that could not be made is tried again.
@@ -219,7 +235,7 @@ impl<C: Clone> Replica<C> {
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
-            no_room: self.prepare.failure.clone(),
+            no_room: self.prepare.shortage.as_ref().map(|shortage| Arc::clone(&shortage.reason)),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
     }
@@ -312,7 +328,7 @@ impl<C: Clone> Replica<C> {
                 self.stage_proposals(records, first, writes);
                 self.waiting.add_writes(&mut batch, first, deadline);
             } else {
-                let busy = Outcome::Busy("leadership is being handed over; try again");
+                let busy = Outcome::Busy("leadership is being handed over; try again".into());
                 Waiting::refuse(&batch, &busy, false, &mut self.actions.replies);
             }
         }
@@ -324,22 +340,33 @@ impl<C: Clone> Replica<C> {
     }
 
     /// Whether these records of clients may be staged now.
-    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), &'static str> {
+    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), Text> {
         // Whether a key is new would have to be asked of a state that is still to come, so every write that could add one counts.
         if self.applier.index_bytes() >= self.limits.index_bytes && record::may_add_keys(records) {
-            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more");
+            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more".into());
         }
         let (bytes, staged) = (records.len(), self.log.staged_bytes());
         if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
-            return Err("the disk is behind: too much waits to be written; try again");
+            return Err("the disk is behind: too much waits to be written; try again".into());
         }
-        match self.log.room(bytes) {
-            Room::Yes => Ok(()),
-            Room::NoSegment => Err("no log segment is ready: the disk is slow or full; try again"),
-            Room::Oversized(min_bytes) => {
-                self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
-                Err("a larger log segment is being prepared for this value; try again")
+        if self.node.is_obstructed() {
+            return Err("too few nodes have room and a working disk, see no_room in the STATUS of each; try again later".into());
+        }
+        let room = self.log.room(bytes);
+        if let Room::Oversized(min_bytes) = room {
+            self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+        }
+        match &self.prepare.shortage {
+            // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
+            Some(shortage) if room != Room::Yes || self.log.room(bytes + ROOM_TO_LEAD) != Room::Yes => {
+                self.prepare.refused_until = self.now + REFUSED_MS;
+                Err(Text::Shared(Arc::clone(&shortage.refusal)))
             }
+            _ => match room {
+                Room::Yes => Ok(()),
+                Room::NoSegment => Err("no log segment is ready: the disk is slow; try again".into()),
+                Room::Oversized(_) => Err("a larger log segment is being prepared for this value; try again".into()),
+            },
         }
     }
 
@@ -473,15 +500,18 @@ impl<C: Clone> Replica<C> {
     fn on_not_prepared(&mut self, reason: String) {
         self.prepare.asked = false;
         self.prepare.retry_at = self.now + self.limits.prepare_retry_ms;
-        self.prepare.failure = Some(reason);
+        if self.prepare.shortage.as_ref().is_none_or(|shortage| *shortage.reason != *reason) {
+            let refusal = format!("no room for the next log segment: {reason}; this node takes writes again as soon as there is");
+            self.prepare.shortage = Some(Shortage { reason: reason.into(), refusal: refusal.into() });
+        }
     }
 
     fn watch_disk(&mut self) {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
         let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
-        let full = !room && self.prepare.failure.is_some();
-        self.node.set_disk(room && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
+        let full = self.prepare.shortage.is_some() && (!room || self.now < self.prepare.refused_until);
+        self.node.set_disk(room && !full && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
     }
 
     // ---- applying ----

@@ -21,7 +21,7 @@ impl Alone {
         let mut directory = Directory::open(SimulatedDisk::new(1).boot(), "a:1").expect("the disk is sound");
         let members = vec![FoundingMember { id: "a:1".to_owned(), uuid: directory.identity().uuid }];
         directory.found(&Founding { cluster: 1, members }).expect("the disk is sound");
-        let opened = directory.open_log(&Options { segment_bytes: 1 << 20 }).expect("the disk is sound");
+        let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("the disk is sound");
         let config = Config { voters: vec![opened.node], learners: Vec::new() };
         let outline = Outline::new(EntryId::default(), config);
         let settings = Settings {

@@ -12,6 +12,7 @@ use super::location::Location;
 use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::preparer::Preparer;
+use super::reserve::Reserve;
 use super::scan::{Scan, first_header};
 use super::segment::{HEADER_BLOCK, Segment, file_name, id_of};
 use super::stage::Stage;
@@ -133,9 +134,10 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     sweep(&mut writer, &unlisted)?;
     let listed_last = writer.manifest.last_id;
     let next_id = unlisted.iter().filter_map(|name| id_of(name)).fold(listed_last, u32::max) + 1;
-    let preparer =
-        Preparer { disk: Arc::clone(&writer.disk), cluster: writer.cluster, node, segment_bytes: options.segment_bytes, next_id };
-    let hinter = Hinter { disk: Arc::clone(&writer.disk) };
+    let reserve = Reserve::open(Arc::clone(&writer.disk), options.reserve_bytes)?;
+    let hinter = Hinter { disk: Arc::clone(&writer.disk), reserve: Arc::clone(&reserve) };
+    let (disk, cluster, segment_bytes) = (Arc::clone(&writer.disk), writer.cluster, options.segment_bytes);
+    let preparer = Preparer { disk, cluster, node, segment_bytes, next_id, reserve };
     let mut log = Log {
         store: Arc::clone(&store),
         usual_capacity: options.segment_bytes.saturating_sub(HEADER_BLOCK + batch::HEADER_BYTES),

@@ -413,6 +413,9 @@ impl World {
             }
             Err(PrepareError::Fatal(error)) => return self.fatal(node, &error),
         }
+        if let Err(PrepareError::Fatal(error)) = process.preparer.keep_reserve() {
+            return self.fatal(node, &error);
+        }
         self.begin_preparing(node);
     }
 
