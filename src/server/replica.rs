@@ -17,14 +17,11 @@ use crate::storage::record::{self, Kind};
 use crate::storage::writer::{Completion, Job};
 
 use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply, Text};
+use super::preparing::Preparing;
 use super::waiting::Waiting;
 
 /// A node leads only if this many bytes of records have a place: its no-op and then some.
 const ROOM_TO_LEAD: usize = 4096;
-/// A leader that had to refuse a write for lack of disk space gives way to a node that may have some, and does not lead again for this
-/// long, or until it has space. Not for good: where all nodes are short, somebody must lead for the sake of reads.
-const REFUSED_MS: u64 = 10_000;
-
 /// Limits of a replica, in bytes and milliseconds.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -130,25 +127,6 @@ struct DiskWatch {
     last_done: u64,
 }
 
-#[derive(Debug, Default)]
-struct PrepareWatch {
-    asked: bool,
-    retry_at: u64,
-    min_bytes: u64,
-    shortage: Option<Shortage>,
-    /// Until then a client's write that found no place counts against leading.
-    refused_until: u64,
-}
-
-/// Why there is no next segment.
-#[derive(Debug)]
-struct Shortage {
-    /// What is missing.
-    reason: Arc<str>,
-    /// What clients are told.
-    refusal: Arc<str>,
-}
-
 /// Whether a hint is being made, and when one that could not be made is tried again.
 #[derive(Debug, Default)]
 struct HintWatch {
@@ -169,7 +147,7 @@ pub struct Replica<C> {
     /// Milliseconds since start.
     now: u64,
     disk: DiskWatch,
-    prepare: PrepareWatch,
+    preparing: Preparing,
     hint: HintWatch,
     confirmed_round: u64,
     actions: Actions<C>,
@@ -196,7 +174,7 @@ impl<C: Clone> Replica<C> {
             leading: None,
             now: 0,
             disk: DiskWatch::default(),
-            prepare: PrepareWatch::default(),
+            preparing: Preparing::default(),
             hint: HintWatch::default(),
             confirmed_round: 0,
             actions: Actions::default(),
@@ -235,7 +213,7 @@ impl<C: Clone> Replica<C> {
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
-            no_room: self.prepare.shortage.as_ref().map(|shortage| Arc::clone(&shortage.reason)),
+            no_room: self.preparing.reason(self.now),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
     }
@@ -354,20 +332,11 @@ impl<C: Clone> Replica<C> {
         }
         let room = self.log.room(bytes);
         if let Room::Oversized(min_bytes) = room {
-            self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+            self.preparing.want(min_bytes);
         }
-        match &self.prepare.shortage {
-            // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
-            Some(shortage) if room != Room::Yes || self.log.room(bytes + ROOM_TO_LEAD) != Room::Yes => {
-                self.prepare.refused_until = self.now + REFUSED_MS;
-                Err(Text::Shared(Arc::clone(&shortage.refusal)))
-            }
-            _ => match room {
-                Room::Yes => Ok(()),
-                Room::NoSegment => Err("no log segment is ready: the disk is slow; try again".into()),
-                Room::Oversized(_) => Err("a larger log segment is being prepared for this value; try again".into()),
-            },
-        }
+        // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
+        let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_TO_LEAD) == Room::Yes;
+        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room, self.now)) }
     }
 
     fn stage_proposals(&mut self, mut records: Vec<u8>, first: EntryId, count: u64) {
@@ -418,7 +387,7 @@ impl<C: Clone> Replica<C> {
         let continues = first > self.node.last().index;
         let room = if continues { self.log.room(bytes) } else { self.log.room_after_truncation(bytes) };
         if let Room::Oversized(min_bytes) = room {
-            self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+            self.preparing.want(min_bytes);
         }
         matches!(room, Room::Yes) && (staged == 0 || staged + bytes as u64 <= self.limits.stage_bytes)
     }
@@ -460,7 +429,7 @@ impl<C: Clone> Replica<C> {
             }
             Completion::Listed(segment) => {
                 self.log.add_prepared(segment);
-                self.prepare = PrepareWatch::default();
+                self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
             Completion::Hinted(_) => {
@@ -478,11 +447,7 @@ impl<C: Clone> Replica<C> {
     }
 
     fn ask_for_segment(&mut self) {
-        let needed = self.log.prepared() == 0 || self.prepare.min_bytes > 0;
-        if needed && !self.prepare.asked && self.now >= self.prepare.retry_at {
-            self.prepare.asked = true;
-            self.actions.prepare = Some(self.prepare.min_bytes);
-        }
+        self.actions.prepare = self.preparing.ask(self.now, self.log.prepared());
     }
 
     /// One hint at a time, in the order of the log.
@@ -498,19 +463,14 @@ impl<C: Clone> Replica<C> {
     }
 
     fn on_not_prepared(&mut self, reason: String) {
-        self.prepare.asked = false;
-        self.prepare.retry_at = self.now + self.limits.prepare_retry_ms;
-        if self.prepare.shortage.as_ref().is_none_or(|shortage| *shortage.reason != *reason) {
-            let refusal = format!("no room for the next log segment: {reason}; this node takes writes again as soon as there is");
-            self.prepare.shortage = Some(Shortage { reason: reason.into(), refusal: refusal.into() });
-        }
+        self.preparing.failed(reason, self.now, self.limits.prepare_retry_ms);
     }
 
     fn watch_disk(&mut self) {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
         let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
-        let full = self.prepare.shortage.is_some() && (!room || self.now < self.prepare.refused_until);
+        let full = self.preparing.is_short() && !room || self.preparing.has_refused(self.now);
         self.node.set_disk(room && !full && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
     }
 
