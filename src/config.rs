@@ -69,6 +69,11 @@ pub struct Flags {
     /// A node that was away for longer gets the state as files instead.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, env = "APEXKV_RETAIN_LOG_BYTES")]
     pub retain_log_bytes: u64,
+    /// Disk space held back from the log for work that makes room; 0 for none [default: as --segment-bytes, at most 64MiB]
+    ///
+    /// Kept as a file in the data directory. Without it, or room for it, the log takes no further segment and writes are answered BUSY.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, env = "APEXKV_RESERVE_BYTES")]
+    pub reserve_bytes: Option<u64>,
     /// Longest key a client may use, up to 1MiB
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = parse_size, env = "APEXKV_MAX_KEY_BYTES")]
     pub max_key_bytes: u64,
@@ -129,6 +134,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// See [`Flags::retain_log_bytes`].
     pub retain_log_bytes: u64,
+    /// See [`Flags::reserve_bytes`].
+    pub reserve_bytes: u64,
     /// See [`Flags::max_key_bytes`].
     pub max_key_bytes: u32,
     /// See [`Flags::max_value_bytes`].
@@ -170,6 +177,7 @@ impl Config {
             request_timeout: flags.request_timeout,
             segment_bytes: within("--segment-bytes", flags.segment_bytes, 1 << 20, 1 << 30)?,
             retain_log_bytes: flags.retain_log_bytes,
+            reserve_bytes: within("--reserve-bytes", flags.reserve_bytes.unwrap_or(flags.segment_bytes.min(64 << 20)), 0, 1 << 40)?,
             max_key_bytes: within("--max-key-bytes", flags.max_key_bytes, 1, record::MAX_KEY as u64)? as u32,
             max_value_bytes: within("--max-value-bytes", flags.max_value_bytes, 1, record::MAX_VALUE as u64)? as u32,
             max_index_bytes: flags.max_index_bytes,
@@ -332,7 +340,7 @@ mod tests {
         assert_eq!(config.advertise_client, "localhost:9001");
         assert_eq!(config.data_dir, PathBuf::from("data/localhost-8001"));
         assert_eq!(config.members, ["localhost:8001", "localhost:8002", "localhost:8003"]);
-        assert_eq!(config.segment_bytes, 64 << 20);
+        assert_eq!((config.segment_bytes, config.reserve_bytes), (64 << 20, 64 << 20));
     }
 
     #[test]
@@ -348,6 +356,7 @@ mod tests {
             (&["--id", "a:8001", "--election-timeout", "150"], "unit"),
             (&["--id", "a:8001", "--election-timeout", "60ms"], "twice --heartbeat-interval"),
             (&["--id", "a:8001", "--segment-bytes", "1KiB"], "--segment-bytes"),
+            (&["--id", "a:8001", "--reserve-bytes", "2TiB"], "--reserve-bytes"),
             (&["--id", "a:8001", "--max-value-bytes", "1GiB"], "--max-value-bytes"),
             (&["--id", "a:8001", "--dial", "b:1=c:2"], "--peers"),
             (&["--id", "a:8001", "--listen-client", "a:8001"], "own port"),

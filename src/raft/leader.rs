@@ -211,6 +211,14 @@ impl Node {
         }
     }
 
+    /// Whether this node leads and what it proposes would wait: nothing has been committed for an election timeout although there is
+    /// something to commit, and too few voters say that they have room and a working disk.
+    pub fn is_obstructed(&self) -> bool {
+        let Some(leadership) = self.leadership() else { return false };
+        let able = |voter| leadership.progress.get(&voter).is_none_or(|progress| progress.able);
+        leadership.uncommitted_ticks >= self.settings.election_ticks && !quorum::reached(&self.config().voters, able)
+    }
+
     pub(super) fn broadcast_heartbeat(&mut self) {
         let (commit, heartbeat) = (self.commit, self.settings.heartbeat_ticks);
         let Some(leadership) = self.leadership_mut() else { return };
@@ -348,5 +356,74 @@ impl Node {
             }
             self.order_transfer();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Config, EntryId, Envelope, HardState};
+    use super::super::node::Recovered;
+    use super::super::outline::Outline;
+    use super::*;
+    use crate::raft::Settings;
+
+    /// Lets the node do what it wants to do, on a disk that takes no time.
+    fn settle(node: &mut Node) {
+        struct OneEach;
+        impl Sizes for OneEach {
+            fn fit(&self, from: u64, last: u64, _: u64) -> (u64, u64) {
+                (last + 1 - from, last + 1 - from)
+            }
+        }
+        node.take_noop();
+        if let Some((ticket, _)) = node.ready(&OneEach).hard_state {
+            node.hard_state_stored(ticket);
+        }
+        if node.durable() < node.last().index && node.may_write() {
+            let sequence = node.issue_write(node.last().index);
+            node.synced(sequence);
+        }
+    }
+
+    #[test]
+    fn a_leader_is_obstructed_when_nothing_commits_and_too_few_have_room() {
+        let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: vec![] };
+        let outline = Outline::new(EntryId::default(), config);
+        let settings = Settings {
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            suspicion_ticks: 2,
+            election_ticks_max: 40,
+            resend_ticks: 20,
+            stall_ticks: 50,
+            ban_ticks: 50,
+            append_bytes: 10,
+            window_bytes: 10,
+        };
+        let mut node = Node::new(NodeId(1), settings, 7, Recovered { hard_state: HardState::default(), outline, commit: 0 });
+        let hear = |node: &mut Node, peer, message| {
+            node.step(Envelope { from: NodeId(peer), to: NodeId(1), term: node.durable_term(), message }, true);
+            settle(node);
+        };
+        node.tick(20);
+        hear(&mut node, 2, Message::PreVoteReply { proposed_term: 1, granted: true });
+        hear(&mut node, 2, Message::VoteReply { granted: true });
+        settle(&mut node);
+        assert!(node.is_leader() && node.durable() == 1, "{node:?}");
+        let beat = |able| Message::HeartbeatReply { round: 0, verified: 0, able };
+        let hear_both = |node: &mut Node, able: [bool; 2]| {
+            node.tick(1);
+            hear(node, 2, beat(able[0]));
+            hear(node, 3, beat(able[1]));
+            node.is_obstructed()
+        };
+        assert!((0..9).all(|_| !hear_both(&mut node, [false, false])), "it has not waited for long");
+        assert!(hear_both(&mut node, [false, false]));
+        assert!(!hear_both(&mut node, [false, true]), "one of two followers is enough");
+        assert!(hear_both(&mut node, [false, false]));
+        node.step(Envelope { from: NodeId(2), to: NodeId(1), term: 1, message: Message::Appended { matched: 1, round: 0 } }, true);
+        settle(&mut node);
+        assert_eq!(node.commit(), 1);
+        assert!((0..30).all(|_| !hear_both(&mut node, [false, false])), "nothing waits to be committed");
     }
 }

@@ -3,6 +3,7 @@
 //! and the other nodes have the data.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -36,24 +37,56 @@ pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: 
     }
 }
 
-/// Makes segments on request until the channel closes. Each is listed by the log writer, whose completion carries it on.
-pub(super) fn run_preparer<C>(mut preparer: Preparer, requests: &Receiver<u64>, writer: &Sender<Job>, inbox: &Sender<Event<C>>) {
+/// How often a shortage that lasts is said again.
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+/// Makes segments on request until the channel closes, and keeps the reserve standing. Each segment is listed by the log writer, whose
+/// completion carries it on.
+pub(super) fn run_preparer<C>(
+    mut preparer: Preparer,
+    requests: &Receiver<u64>,
+    writer: &Sender<Job>,
+    inbox: &Sender<Event<C>>,
+    metrics: &Metrics,
+) {
+    let mut said: Option<Instant> = None;
+    if requests.is_empty() {
+        keep_reserve(&preparer, metrics);
+    }
     for min_record_bytes in requests {
         match preparer.prepare(min_record_bytes) {
             Ok(segment) => {
+                if said.take().is_some() {
+                    log::info!("there is room for new log segments again");
+                }
                 if writer.send(Job::List(segment)).is_err() {
                     return;
                 }
             }
             Err(PrepareError::Full(reason)) => {
-                log::warn!("no new log segment: {reason}; writes are refused until there is room, reads go on");
+                metrics.segments_short.increment();
+                if said.is_none_or(|said| said.elapsed() >= REMIND_EVERY) {
+                    said = Some(Instant::now());
+                    log::warn!("no new log segment: {reason}; writes are refused until there is room, reads go on");
+                }
                 if inbox.send(Event::NotPrepared(reason)).is_err() {
                     return;
                 }
             }
             Err(PrepareError::Fatal(error)) => fatal(&error),
         }
+        keep_reserve(&preparer, metrics);
     }
+}
+
+/// A node without a reserve works; the preparer says what is missing when it comes to that.
+fn keep_reserve(preparer: &Preparer, metrics: &Metrics) {
+    match preparer.keep_reserve() {
+        Ok(()) => {}
+        Err(PrepareError::Full(reason)) => log::debug!("no reserve of disk space: {reason}"),
+        Err(PrepareError::Fatal(error)) => fatal(&error),
+    }
+    metrics.reserve_bytes.set(preparer.reserve_held());
 }
 
 /// Makes hints on request until the channel closes. Each is named in the manifest by the log writer, whose completion carries it on.

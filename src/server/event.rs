@@ -1,8 +1,12 @@
 //! What travels between the threads: events into the Raft thread's inbox, and what it hands back. Plain data; the only behaviour
 //! here is naming. Nothing in an event holds a lock or needs one to be read.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
+use crate::storage::snapshot::{Received, Snapshot};
 use crate::storage::store::Located;
 use crate::storage::writer::Completion;
 
@@ -30,6 +34,15 @@ pub enum Event<C> {
         /// Whether it may work later.
         retry: bool,
     },
+    /// A snapshot of the leader of a term has arrived whole, and is durable.
+    Received {
+        /// The snapshot.
+        received: Box<Received>,
+        /// The term of the leader that sent it.
+        term: u64,
+    },
+    /// Sending a snapshot to a follower has come to an end, good or bad.
+    SnapshotEnded(NodeId),
     /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.
     Shutdown,
 }
@@ -123,7 +136,33 @@ pub enum Outcome {
     /// The write may have taken effect or may yet; text for a person.
     Unknown(&'static str),
     /// No effect, try again later; text for a person.
-    Busy(&'static str),
+    Busy(Text),
+}
+
+/// A text for a person. Copies share it, so that thousands of refusals cost no memory of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Always the same.
+    Fixed(&'static str),
+    /// Put together when it became true.
+    Shared(Arc<str>),
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Text::Fixed(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Text {
+        Text::Fixed(text)
+    }
 }
 
 /// A message that arrived from a peer.
@@ -134,6 +173,17 @@ pub struct Incoming {
     /// The records of an append, sealed, contiguous, each checked (header and payload CRC, consecutive indexes that follow `prev`);
     /// empty otherwise.
     pub records: Vec<u8>,
+}
+
+/// A snapshot for a follower.
+#[derive(Debug)]
+pub struct OutgoingSnapshot {
+    /// Who needs it.
+    pub to: NodeId,
+    /// The term in which this node leads.
+    pub term: u64,
+    /// The pinned files.
+    pub snapshot: Snapshot,
 }
 
 /// A message for a peer. Which link it takes follows from [`crate::raft::Message::is_bulk`].

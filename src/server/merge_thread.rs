@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::Error;
 use crate::storage::merge::{MergeJob, Merger};
 use crate::storage::preparer::PrepareError;
+use crate::storage::snapshot::OldState;
 use crate::storage::writer::Job;
 
 use super::disk_threads::fatal;
@@ -31,6 +32,8 @@ pub(super) enum MergerWork {
     Merge(MergeJob),
     /// To remove files that the manifest no longer names.
     Discard(Vec<u32>),
+    /// To give memory back, which takes a while if it is much.
+    Drop(OldState),
 }
 
 /// Slows a merge down.
@@ -76,6 +79,10 @@ pub(super) fn run_merger<C>(
                 Err(retry) if inbox.send(Event::NotMerged { retry }).is_err() => return,
                 Err(_) => continue,
             },
+            MergerWork::Drop(old) => {
+                drop(old);
+                continue;
+            }
             MergerWork::Discard(ids) => match merger.discard(&ids) {
                 Ok(()) => Job::Forget(ids),
                 Err(error) => fatal(&error),

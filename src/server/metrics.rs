@@ -116,6 +116,10 @@ metrics! {
     log_syncs: Counter,
     /// Syncs of term and vote.
     hard_state_syncs: Counter,
+    /// Times that the next log segment could not be made for lack of disk space, quota or file handles.
+    segments_short: Counter,
+    /// Bytes that the reserve of disk space holds; 0 while it is given away or there was no room to make it.
+    reserve_bytes: Gauge,
     /// Bytes written to the log's files.
     log_bytes: Counter,
     /// Entries applied to the index of keys.

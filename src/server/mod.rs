@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `raft` | 1 | the [`replica::Replica`]: node, log, requests in flight | its inbox, until the next tick is due |
 //! | `log-writer` | 1 | active segment, hard state, manifest; one write and one sync at a time | its jobs, the disk |
-//! | `preparer` | 1 | the segment being made | requests, the disk |
+//! | `preparer` | 1 | the segment being made, the reserve | requests, the disk |
 //! | `client-accept` | one per listener | the listener | arrivals |
 //! | client connection | one per client | its receive buffer | its socket |
 //! | `client-flusher` | 1 | responses that clients did not take at once | those sockets |
@@ -43,6 +43,7 @@ pub mod metrics;
 pub mod notices;
 mod output;
 pub mod peers;
+mod preparing;
 mod raft_thread;
 mod reads;
 pub mod recovered;
@@ -57,6 +58,7 @@ pub mod sockets;
 mod status;
 mod stream;
 mod turnaway;
+mod upkeep;
 pub mod view;
 mod waiting;
 mod wake;

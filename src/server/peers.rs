@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::acceptor::{Acceptor, LINK_STACK};
-use super::event::{Event, LinkChange, Outgoing};
+use super::event::{Event, LinkChange, Outgoing, OutgoingSnapshot};
 use super::identity::numbered;
 use super::inbound;
 use super::links::{LinkHandle, Work, Worker};
@@ -158,6 +158,11 @@ impl Peers {
         if !queued && bulk {
             self.shared.registry.inbox().link(peer, LinkChange::Dropped);
         }
+    }
+
+    /// Sends a snapshot on a connection of its own, in the background. An event [`Event::SnapshotEnded`] follows.
+    pub fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
+        self.shared.registry.inbox().snapshot_ended(snapshot.to);
     }
 
     /// Where clients reach a node: this one, or a peer that was heard since the start.

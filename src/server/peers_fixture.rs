@@ -186,7 +186,7 @@ pub(super) fn pieces(records: &[u8]) -> Vec<Piece> {
     let mut directory = Directory::open(disk, "a:1").expect("a new disk");
     let member = FoundingMember { id: "a:1".to_owned(), uuid: directory.identity().uuid };
     directory.found(&Founding { cluster: 1, members: vec![member] }).expect("a new disk");
-    let mut opened = directory.open_log(&Options { segment_bytes: 1 << 20 }).expect("a new disk");
+    let mut opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("a new disk");
     while !matches!(opened.log.room(records.len()), Room::Yes) {
         let segment = opened.preparer.prepare(records.len() as u64).expect("a simulated disk has room");
         match opened.writer.run(Job::List(segment)).expect("nothing fails here") {

@@ -166,6 +166,12 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
     if let Some(job) = actions.merge {
         let _ = outlets.merger.send(MergerWork::Merge(job));
     }
+    if let Some(old) = actions.old_state {
+        let _ = outlets.merger.send(MergerWork::Drop(old));
+    }
+    for snapshot in actions.snapshots {
+        outlets.peers.send_snapshot(snapshot);
+    }
     if !actions.discard.is_empty() {
         let _ = outlets.merger.send(MergerWork::Discard(actions.discard));
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::event::{Event, Incoming, LinkChange};
 use crate::protocol::handshake::{Hello, LinkClass};
 use crate::raft::NodeId;
+use crate::storage::snapshot::Received;
 
 /// The Raft thread's inbox, as far as peers fill it. Nothing is said when the Raft thread is gone: the process is ending.
 pub trait Inbox: Send + Sync {
@@ -18,6 +19,10 @@ pub trait Inbox: Send + Sync {
     fn message(&self, incoming: Incoming);
     /// A link changed.
     fn link(&self, peer: NodeId, change: LinkChange);
+    /// A snapshot of the leader of `term` arrived whole.
+    fn received(&self, received: Received, term: u64);
+    /// Sending a snapshot to a follower came to an end, good or bad.
+    fn snapshot_ended(&self, peer: NodeId);
 }
 
 impl<C: Send + 'static> Inbox for Sender<Event<C>> {
@@ -27,6 +32,14 @@ impl<C: Send + 'static> Inbox for Sender<Event<C>> {
 
     fn link(&self, peer: NodeId, change: LinkChange) {
         let _ = self.send(Event::Link(peer, change));
+    }
+
+    fn received(&self, received: Received, term: u64) {
+        let _ = self.send(Event::Received { received: Box::new(received), term });
+    }
+
+    fn snapshot_ended(&self, peer: NodeId) {
+        let _ = self.send(Event::SnapshotEnded(peer));
     }
 }
 

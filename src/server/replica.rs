@@ -6,6 +6,8 @@
 //! committed, answer. An answer to a write leaves only from applying its entry, and an entry is applied only when a quorum has it
 //! durably; so no answer can be ahead of the disks.
 
+use std::sync::Arc;
+
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
@@ -13,14 +15,16 @@ use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
 use crate::storage::merge::MergeJob;
 use crate::storage::record::{self, Kind};
+use crate::storage::snapshot::OldState;
 use crate::storage::writer::{Completion, Job};
 
-use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, Reply};
+use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
+use super::preparing::Preparing;
+use super::upkeep::Upkeep;
 use super::waiting::Waiting;
 
 /// A node leads only if this many bytes of records have a place: its no-op and then some.
 const ROOM_TO_LEAD: usize = 4096;
-
 /// Limits of a replica, in bytes and milliseconds.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -79,6 +83,10 @@ pub struct Actions<C> {
     pub hint: Option<HintJob>,
     /// The merger is to merge these files.
     pub merge: Option<MergeJob>,
+    /// Snapshots for followers that need entries which have left the log.
+    pub snapshots: Vec<OutgoingSnapshot>,
+    /// Memory that is to be given back where nobody waits.
+    pub old_state: Option<OldState>,
     /// The merger is to remove these files, which the manifest no longer names, and then to have them forgotten.
     pub discard: Vec<u32>,
     /// Answers for connections, in the order in which they came about.
@@ -95,6 +103,8 @@ impl<C> Default for Actions<C> {
             prepare: None,
             hint: None,
             merge: None,
+            snapshots: Vec::new(),
+            old_state: None,
             discard: Vec::new(),
             replies: Vec::new(),
             more: false,
@@ -135,65 +145,39 @@ pub struct Position {
     pub waiting: usize,
     /// Bytes staged and not yet written.
     pub staged_bytes: u64,
-    /// Why writes are refused for lack of room, if they are.
-    pub no_room: Option<String>,
+    /// What the next segment is missing, if it could not be made: writes are refused as soon as the present one takes no more.
+    pub no_room: Option<Arc<str>>,
     /// As leader: what each follower is known to match.
     pub matched: Vec<(NodeId, u64)>,
 }
 
 /// The disk job under way and since when.
 #[derive(Debug, Default)]
-struct DiskWatch {
+pub(super) struct DiskWatch {
     hard_state_since: Option<u64>,
-    write_since: Option<u64>,
+    pub(super) write_since: Option<u64>,
     /// The core's sequence number of the write under way; `None` for work that makes no entry durable.
     sequence: Option<u64>,
     last_done: u64,
 }
 
-#[derive(Debug, Default)]
-struct PrepareWatch {
-    asked: bool,
-    retry_at: u64,
-    min_bytes: u64,
-    failure: Option<String>,
-}
-
-/// Whether a hint is being made, and when one that could not be made is tried again.
-#[derive(Debug, Default)]
-struct HintWatch {
-    asked: bool,
-    retry_at: u64,
-}
-
-/// Whether segments are leaving the log, and whether files are being merged.
-#[derive(Debug, Default)]
-struct MergeWatch {
-    retiring: bool,
-    merging: bool,
-    look_at: u64,
-    /// What [`Log::file_bytes`] said when it was last looked.
-    bytes: (u64, u64),
-}
-
 /// See the module's doc.
 #[derive(Debug)]
 pub struct Replica<C> {
-    node: Node,
-    log: Log,
-    applier: Applier,
-    limits: Limits,
+    pub(super) node: Node,
+    pub(super) log: Log,
+    pub(super) applier: Applier,
+    pub(super) limits: Limits,
     waiting: Waiting<C>,
     /// The term this node leads, as far as waiting clients have been told.
     leading: Option<u64>,
     /// Milliseconds since start.
-    now: u64,
-    disk: DiskWatch,
-    prepare: PrepareWatch,
-    hint: HintWatch,
-    merge: MergeWatch,
+    pub(super) now: u64,
+    pub(super) disk: DiskWatch,
+    preparing: Preparing,
+    pub(super) upkeep: Upkeep,
     confirmed_round: u64,
-    actions: Actions<C>,
+    pub(super) actions: Actions<C>,
 }
 
 struct LogSizes<'a>(&'a Log);
@@ -217,9 +201,8 @@ impl<C: Clone> Replica<C> {
             leading: None,
             now: 0,
             disk: DiskWatch::default(),
-            prepare: PrepareWatch::default(),
-            hint: HintWatch::default(),
-            merge: MergeWatch::default(),
+            preparing: Preparing::default(),
+            upkeep: Upkeep::default(),
             confirmed_round: 0,
             actions: Actions::default(),
         }
@@ -254,13 +237,13 @@ impl<C: Clone> Replica<C> {
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
             hinted: self.log.hinted(),
-            file_bytes: self.merge.bytes.0,
-            live_bytes: self.merge.bytes.1,
+            file_bytes: self.upkeep.bytes.0,
+            live_bytes: self.upkeep.bytes.1,
             first: self.log.first(),
             read_rounds: self.confirmed_round,
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
-            no_room: self.prepare.failure.clone(),
+            no_room: self.preparing.reason(self.now),
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
     }
@@ -287,14 +270,10 @@ impl<C: Clone> Replica<C> {
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
-            Event::NotHinted { retry } => {
-                self.hint.asked = !retry;
-                self.hint.retry_at = self.now + self.limits.prepare_retry_ms;
-            }
-            Event::NotMerged { retry } => {
-                self.merge.merging = !retry;
-                self.merge.look_at = self.now + self.limits.prepare_retry_ms;
-            }
+            Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
+            Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
+            Event::Received { received, term } => self.on_received(*received, term),
+            Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
             }
@@ -310,7 +289,7 @@ impl<C: Clone> Replica<C> {
         self.after_core();
         self.waiting.expire(self.now, &mut self.actions.replies);
         let idle = self.disk.write_since.is_none() && self.now >= self.disk.last_done + self.limits.idle_close_ms;
-        if idle && self.node.may_write() {
+        if idle && self.node.may_write() && !self.upkeep.is_installing() {
             self.log.close_when_idle();
         }
     }
@@ -334,8 +313,7 @@ impl<C: Clone> Replica<C> {
         self.ask_for_segment();
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
-        self.ask_for_hint();
-        self.ask_for_merge();
+        self.keep_up(ready.snapshots);
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
         self.actions.more = self.applier.applied() < ready.commit;
         std::mem::take(&mut self.actions)
@@ -358,7 +336,7 @@ impl<C: Clone> Replica<C> {
                 self.stage_proposals(records, first, writes);
                 self.waiting.add_writes(&mut batch, first, deadline);
             } else {
-                let busy = Outcome::Busy("leadership is being handed over; try again");
+                let busy = Outcome::Busy("leadership is being handed over; try again".into());
                 Waiting::refuse(&batch, &busy, false, &mut self.actions.replies);
             }
         }
@@ -370,23 +348,25 @@ impl<C: Clone> Replica<C> {
     }
 
     /// Whether these records of clients may be staged now.
-    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), &'static str> {
+    fn admit(&mut self, records: &[u8]) -> std::result::Result<(), Text> {
         // Whether a key is new would have to be asked of a state that is still to come, so every write that could add one counts.
         if self.applier.index_bytes() >= self.limits.index_bytes && record::may_add_keys(records) {
-            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more");
+            return Err("the index takes as much memory as --max-index-bytes allows: delete keys, or allow more".into());
         }
         let (bytes, staged) = (records.len(), self.log.staged_bytes());
         if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
-            return Err("the disk is behind: too much waits to be written; try again");
+            return Err("the disk is behind: too much waits to be written; try again".into());
         }
-        match self.log.room(bytes) {
-            Room::Yes => Ok(()),
-            Room::NoSegment => Err("no log segment is ready: the disk is slow or full; try again"),
-            Room::Oversized(min_bytes) => {
-                self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
-                Err("a larger log segment is being prepared for this value; try again")
-            }
+        if self.node.is_obstructed() {
+            return Err("too few nodes have room and a working disk, see no_room in the STATUS of each; try again later".into());
         }
+        let room = self.log.room(bytes);
+        if let Room::Oversized(min_bytes) = room {
+            self.preparing.want(min_bytes);
+        }
+        // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
+        let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_TO_LEAD) == Room::Yes;
+        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room, self.now)) }
     }
 
     fn stage_proposals(&mut self, mut records: Vec<u8>, first: EntryId, count: u64) {
@@ -415,7 +395,7 @@ impl<C: Clone> Replica<C> {
             Message::Append { prev, .. } => prev.index + 1,
             _ => 0,
         };
-        let room = records.is_empty() || self.has_room_for_leader(first_sent, records.len());
+        let room = records.is_empty() || !self.upkeep.is_installing() && self.has_room_for_leader(first_sent, records.len());
         let Some(take) = self.node.step(envelope, room) else { return };
         if let Some(from) = take.truncate_from {
             self.log.truncate(from);
@@ -437,7 +417,7 @@ impl<C: Clone> Replica<C> {
         let continues = first > self.node.last().index;
         let room = if continues { self.log.room(bytes) } else { self.log.room_after_truncation(bytes) };
         if let Room::Oversized(min_bytes) = room {
-            self.prepare.min_bytes = self.prepare.min_bytes.max(min_bytes);
+            self.preparing.want(min_bytes);
         }
         matches!(room, Room::Yes) && (staged == 0 || staged + bytes as u64 <= self.limits.stage_bytes)
     }
@@ -479,24 +459,12 @@ impl<C: Clone> Replica<C> {
             }
             Completion::Listed(segment) => {
                 self.log.add_prepared(segment);
-                self.prepare = PrepareWatch::default();
+                self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_) => {
-                self.hint.asked = false;
-                self.applier.forget_effects(self.log.hinted());
+            Completion::Hinted(_) | Completion::Retired(_) | Completion::Merged(_) | Completion::Installed(_) | Completion::Forgotten => {
+                self.kept_up(completion)
             }
-            Completion::Retired(retirement) => {
-                self.merge.retiring = false;
-                self.merge.look_at = self.now;
-                self.node.compacted(retirement.last());
-            }
-            Completion::Merged(merged) => {
-                self.merge.merging = false;
-                self.merge.look_at = self.now;
-                self.actions.discard.extend(merged.inputs());
-            }
-            Completion::Forgotten => {}
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -508,63 +476,22 @@ impl<C: Clone> Replica<C> {
     }
 
     fn ask_for_segment(&mut self) {
-        let needed = self.log.prepared() == 0 || self.prepare.min_bytes > 0;
-        if needed && !self.prepare.asked && self.now >= self.prepare.retry_at {
-            self.prepare.asked = true;
-            self.actions.prepare = Some(self.prepare.min_bytes);
-        }
-    }
-
-    /// One hint at a time, in the order of the log.
-    fn ask_for_hint(&mut self) {
-        if self.hint.asked || self.now < self.hint.retry_at {
-            return;
-        }
-        if let Some(job) = self.log.next_hint(self.applier.applied()) {
-            let (first, last) = job.range();
-            self.actions.hint = Some(job.with_effects(self.applier.effects(first, last)));
-            self.hint.asked = true;
-        }
-    }
-
-    /// Lets old segments leave the log, and has files merged of which little is needed. One of each at a time.
-    fn ask_for_merge(&mut self) {
-        if self.now < self.merge.look_at {
-            return;
-        }
-        self.merge.look_at = self.now + self.limits.merge_look_ms;
-        self.merge.bytes = self.log.file_bytes();
-        if !self.merge.retiring
-            && let Some(retirement) = self.log.next_retirement(self.limits.retain_log_bytes, self.needed_log())
-        {
-            self.merge.retiring = true;
-            self.actions.jobs.push(Job::Retire(retirement));
-        }
-        if !self.merge.merging
-            && let Some(job) = self.log.next_merge()
-        {
-            self.merge.merging = true;
-            self.actions.merge = Some(job);
-        }
-    }
-
-    /// Entries from this one on stay in the log whatever its length.
-    fn needed_log(&self) -> u64 {
-        u64::MAX
+        self.actions.prepare = self.preparing.ask(self.now, self.log.prepared());
     }
 
     fn on_not_prepared(&mut self, reason: String) {
-        self.prepare.asked = false;
-        self.prepare.retry_at = self.now + self.limits.prepare_retry_ms;
-        self.prepare.failure = Some(reason);
+        self.preparing.failed(reason, self.now, self.limits.prepare_retry_ms);
     }
 
     fn watch_disk(&mut self) {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
         let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
-        let full = !room && self.prepare.failure.is_some();
-        self.node.set_disk(room && waited < self.limits.disk_slow_ms, full || waited >= self.limits.disk_stall_ms);
+        let full = self.preparing.is_short() && !room || self.preparing.has_refused(self.now);
+        self.node.set_disk(
+            room && !full && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms,
+            full || waited >= self.limits.disk_stall_ms,
+        );
     }
 
     // ---- applying ----

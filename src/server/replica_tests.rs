@@ -2,15 +2,16 @@
 
 use super::*;
 use crate::raft::{Config, Outline, Recovered, Settings};
-use crate::server::event::Request;
+use crate::server::event::{Request, Slot};
 use crate::storage::Options;
 use crate::storage::directory::{Directory, Founding, FoundingMember};
-use crate::storage::preparer::Preparer;
+use crate::storage::preparer::{PrepareError, Preparer};
 use crate::storage::record::{Operation, encode_operation};
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::writer::LogWriter;
 
 struct Alone {
+    disk: Arc<SimulatedDisk>,
     replica: Replica<()>,
     writer: LogWriter,
     preparer: Preparer,
@@ -18,10 +19,11 @@ struct Alone {
 
 impl Alone {
     fn new(limits: Limits) -> Alone {
-        let mut directory = Directory::open(SimulatedDisk::new(1).boot(), "a:1").expect("the disk is sound");
+        let disk = SimulatedDisk::new(1);
+        let mut directory = Directory::open(disk.boot(), "a:1").expect("the disk is sound");
         let members = vec![FoundingMember { id: "a:1".to_owned(), uuid: directory.identity().uuid }];
         directory.found(&Founding { cluster: 1, members }).expect("the disk is sound");
-        let opened = directory.open_log(&Options { segment_bytes: 1 << 20 }).expect("the disk is sound");
+        let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20 }).expect("the disk is sound");
         let config = Config { voters: vec![opened.node], learners: Vec::new() };
         let outline = Outline::new(EntryId::default(), config);
         let settings = Settings {
@@ -38,7 +40,7 @@ impl Alone {
         let recovered = Recovered { hard_state: opened.hard_state, outline, commit: 0 };
         let node = Node::new(opened.node, settings, 1, recovered);
         let replica = Replica::new(node, opened.log, opened.applier, limits);
-        Alone { replica, writer: opened.writer, preparer: opened.preparer }
+        Alone { disk, replica, writer: opened.writer, preparer: opened.preparer }
     }
 
     /// Flushes once and does what the disk's threads would do.
@@ -49,22 +51,56 @@ impl Alone {
             self.replica.handle(Event::Disk(completion));
         }
         if let Some(min_bytes) = actions.prepare {
-            let segment = self.preparer.prepare(min_bytes).expect("the disk has room");
-            let listed = self.writer.run(Job::List(segment)).expect("the disk is sound");
-            self.replica.handle(Event::Disk(listed));
+            let event = match self.preparer.prepare(min_bytes) {
+                Ok(segment) => Event::Disk(self.writer.run(Job::List(segment)).expect("the disk is sound")),
+                Err(PrepareError::Full(reason)) => Event::NotPrepared(reason),
+                Err(PrepareError::Fatal(error)) => panic!("the disk is sound: {error}"),
+            };
+            self.preparer.keep_reserve().expect("nobody takes its space");
+            self.replica.handle(event);
         }
         actions
+    }
+
+    fn lead(&mut self) {
+        self.pass(1_000);
+        assert!(self.replica.is_leader(), "{:?}", self.replica.position());
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.replica.tick(1);
+            self.turn();
+        }
+    }
+
+    /// One write, as far as its answer.
+    fn ask(&mut self, operation: &Operation<'_>) -> Outcome {
+        let mut records = Vec::new();
+        encode_operation(&mut records, operation);
+        self.answer_to(vec![Request::Write { slot: 0 }], records, None)
+    }
+
+    /// Whether a read may be looked up.
+    fn reads(&mut self) -> bool {
+        matches!(self.answer_to(Vec::new(), Vec::new(), Some(0)), Outcome::Proceed)
+    }
+
+    fn answer_to(&mut self, requests: Vec<Request>, records: Vec<u8>, barrier: Option<Slot>) -> Outcome {
+        self.replica.handle(Event::Client(ClientBatch { client: (), requests, records, barrier, deadline_ms: 1_000 }));
+        for _ in 0..10 {
+            if let Some(reply) = self.turn().replies.pop() {
+                return reply.outcome;
+            }
+        }
+        panic!("no answer in {:?}", self.replica.position());
     }
 }
 
 #[test]
 fn however_much_is_committed_other_events_get_their_turn() {
     let mut alone = Alone::new(Limits { apply_slice: 2, apply_turn: 5, ..Limits::default() });
-    for _ in 0..1_000 {
-        alone.replica.tick(1);
-        alone.turn();
-    }
-    assert!(alone.replica.is_leader(), "{:?}", alone.replica.position());
+    alone.lead();
     let mut records = Vec::new();
     (0..20_u8).for_each(|key| encode_operation(&mut records, &Operation::Set { key: &[key], value: b"v" }));
     let requests = (0..20).map(|slot| Request::Write { slot }).collect();
@@ -85,23 +121,8 @@ fn however_much_is_committed_other_events_get_their_turn() {
 #[test]
 fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
     let mut alone = Alone::new(Limits { index_bytes: 1 << 20, ..Limits::default() });
-    for _ in 0..1_000 {
-        alone.replica.tick(1);
-        alone.turn();
-    }
-    assert!(alone.replica.is_leader(), "{:?}", alone.replica.position());
-    let mut ask = |operation: &Operation<'_>| {
-        let mut records = Vec::new();
-        encode_operation(&mut records, operation);
-        let requests = vec![Request::Write { slot: 0 }];
-        alone.replica.handle(Event::Client(ClientBatch { client: (), requests, records, barrier: None, deadline_ms: 1_000 }));
-        for _ in 0..10 {
-            if let Some(reply) = alone.turn().replies.pop() {
-                return reply.outcome;
-            }
-        }
-        panic!("no answer to {operation:?}");
-    };
+    alone.lead();
+    let mut ask = |operation: &Operation<'_>| alone.ask(operation);
     // Keys too long to be packed give their memory back at once.
     let key = |number: u32| [&number.to_le_bytes()[..], &[7; 1020]].concat();
     let mut last = 0;
@@ -115,4 +136,63 @@ fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
     assert!(refused(ask(&Operation::Set { key: &key(0), value: b"another" })));
     assert!(matches!(ask(&Operation::Delete { key: &key(0) }), Outcome::Written { .. }));
     assert!(matches!(ask(&Operation::Set { key: &key(last), value: b"v" }), Outcome::Written { .. }));
+}
+
+#[test]
+fn a_full_disk_refuses_writes_with_what_is_missing_reads_go_on_and_it_resumes_by_itself() {
+    let mut alone = Alone::new(Limits::default());
+    alone.lead();
+    let value = vec![7; 20_000];
+    let set = |alone: &mut Alone| alone.ask(&Operation::Set { key: b"key", value: &value });
+    assert!(matches!(set(&mut alone), Outcome::Written { .. }));
+    alone.disk.set_free_bytes(Some(1000));
+    let mut written = 0;
+    let refusal = loop {
+        match set(&mut alone) {
+            Outcome::Written { .. } => written += 1,
+            Outcome::Busy(text) if text.contains("needs") => break text,
+            Outcome::Busy(_) => {}
+            other => panic!("a write on a full disk ended with {other:?}"),
+        }
+        assert!(written < 200, "more is written than there is room for");
+    };
+    // What was prepared before is used up.
+    assert!(written > 50, "only {written} writes fit a segment and the rest of another");
+    assert!(refusal.starts_with("no room for the next log segment: simulated/"), "{}", &*refusal);
+    assert!(refusal.contains(".log needs 1048576 bytes, the file system has 1000 left"), "{}", &*refusal);
+    let reason = alone.replica.position().no_room.expect("it is known");
+    assert!(refusal.contains(&*reason));
+
+    alone.pass(5_000);
+    assert!(alone.replica.is_leader() && alone.reads(), "{:?}", alone.replica.position());
+    assert!(matches!(set(&mut alone), Outcome::Busy(_)));
+    // What the next leader needs is left.
+    assert!(matches!(alone.replica.log.room(ROOM_TO_LEAD), Room::Yes));
+
+    // Somebody takes what little was left; the text follows.
+    alone.disk.set_free_bytes(Some(10));
+    alone.pass(1_500);
+    assert!(matches!(set(&mut alone), Outcome::Busy(text) if text.contains("has 10 left")));
+    alone.disk.set_free_bytes(None);
+    alone.pass(1_500);
+    assert_eq!(alone.replica.position().no_room, None);
+    assert!(matches!(set(&mut alone), Outcome::Written { .. }));
+}
+
+#[test]
+fn a_value_that_needs_a_segment_of_its_own_is_refused_with_its_size() {
+    let mut alone = Alone::new(Limits::default());
+    alone.lead();
+    alone.disk.set_free_bytes(Some(2 << 20));
+    let value = vec![7; 3 << 20];
+    let set = |alone: &mut Alone, length: usize| alone.ask(&Operation::Set { key: b"key", value: &value[..length] });
+    assert!(matches!(set(&mut alone, 3 << 20), Outcome::Busy(text) if text.contains("is being prepared")));
+    alone.turn();
+    let missing = |text: &str| text.contains("needs 31") && text.contains("has 2097152 left");
+    assert!(matches!(set(&mut alone, 3 << 20), Outcome::Busy(text) if missing(&text)), "{:?}", alone.replica.position());
+    // Small ones have room still.
+    assert!(matches!(set(&mut alone, 1000), Outcome::Written { .. }));
+    alone.disk.set_free_bytes(None);
+    alone.pass(1_500);
+    assert!(matches!(set(&mut alone, 3 << 20), Outcome::Written { .. }));
 }

@@ -167,7 +167,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let identity = directory.identity();
     let marks = directory.take_marks();
     let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, store, commit, .. } =
-        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes })?;
+        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
@@ -210,7 +210,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         ready: ready_line(config),
     };
     let mut disk_work = Vec::new();
-    let writer_inbox = inbox.clone();
+    let (writer_inbox, preparer_metrics) = (inbox.clone(), Arc::clone(&metrics));
     let merger_metrics = Arc::clone(&metrics);
     disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
     let preparer_inbox = inbox.clone();
@@ -218,7 +218,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk_work.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &hinter_jobs, &hinter_inbox))?);
     let (merger_jobs, merger_inbox) = (jobs.clone(), inbox.clone());
     disk_work.push(spawn("merger", move || run_merger(&merger, &merges_received, &merger_jobs, &merger_inbox, &merger_metrics))?);
-    let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox);
+    let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox, &preparer_metrics);
     disk_work.push(spawn("preparer", preparing)?);
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {

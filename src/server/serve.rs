@@ -256,7 +256,7 @@ impl Answers {
         };
         if waiting > self.port.limits.in_flight_bytes && waiting > batch.cost {
             self.port.metrics.client_batches_busy.increment();
-            return self.refuse(batch, &Outcome::Busy("too many requests are waiting on this node; try again later"));
+            return self.refuse(batch, &Outcome::Busy("too many requests are waiting on this node; try again later".into()));
         }
         self.port.metrics.client_batches.increment();
         let default = u32::try_from(self.port.limits.request_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -312,7 +312,7 @@ impl Answers {
     /// Builds the response to a read; one that is large comes back, to be built piece by piece.
     fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) -> Option<Large> {
         let view = self.port.view.as_ref();
-        let busy = Outcome::Busy("too many responses wait for clients that do not take them; try again later");
+        let busy = Outcome::Busy("too many responses wait for clients that do not take them; try again later".into());
         let crowded = self.port.unsent.load(Relaxed) > self.port.limits.unsent_bytes_total;
         let outcome = if crowded { &busy } else { outcome };
         match (outcome, store) {

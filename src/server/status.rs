@@ -103,7 +103,7 @@ impl NodeView for StatusView {
             "live_bytes": position.live_bytes,
             "requests_waiting": position.waiting,
             "staged_bytes": position.staged_bytes,
-            "no_room": position.no_room,
+            "no_room": position.no_room.as_deref(),
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": apexkv_client::protocol::PROTOCOL_VERSION,

@@ -188,11 +188,11 @@ impl<C: Clone> Waiting<C> {
             return;
         }
         for write in self.writes.iter_mut().filter(|write| write.deadline <= now) {
-            write.give_up(&Outcome::Unknown(TIME_LIMIT_WRITE), &Outcome::Busy(TIME_LIMIT_READ), replies);
+            write.give_up(&Outcome::Unknown(TIME_LIMIT_WRITE), &Outcome::Busy(TIME_LIMIT_READ.into()), replies);
         }
         self.reads.retain(|read| {
             if read.deadline <= now {
-                let outcome = Outcome::Busy(TIME_LIMIT_READ);
+                let outcome = Outcome::Busy(TIME_LIMIT_READ.into());
                 replies.push(Reply { client: read.client.clone(), slot: read.slot, outcome });
             }
             read.deadline > now

@@ -5,6 +5,7 @@ use super::disk::Disk;
 use super::hint::{self, HintKey, HintLog};
 use super::preparer::{PrepareError, is_shortage};
 use super::record::{self, Kind, Operation};
+use super::reserve::Reserve;
 use super::segment::Segment;
 use crate::bugbank::planted;
 use crate::error::Error;
@@ -51,6 +52,7 @@ impl HintJob {
 #[derive(Debug)]
 pub struct Hinter {
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 /// Where a key's newest record stands.
@@ -78,13 +80,18 @@ impl Hinter {
         let bytes = hint::encode(job.segment.header(), &job.log, &list);
         let name = hint::hint_name(job.segment.id());
         let temporary = format!("{name}.tmp");
-        let made = (|| {
+        let make = || {
             hint::write(&*self.disk, job.segment.id(), &bytes)?;
             self.disk.sync_directory()
-        })();
+        };
+        // A hint is what a merge works from, and a merge is what makes room.
+        let made = self.reserve.with_room(|| {
+            make().inspect_err(|_| {
+                let _ = self.disk.remove(&temporary);
+                let _ = self.disk.remove(&name);
+            })
+        });
         made.map_err(|error| {
-            let _ = self.disk.remove(&temporary);
-            let _ = self.disk.remove(&name);
             let doing = format!("make {}/{name} of {} bytes", self.disk.path(), bytes.len());
             if is_shortage(&error) {
                 PrepareError::Full(format!("cannot {doing}: {error}"))

@@ -14,6 +14,7 @@ use super::founding::decode_identity;
 use super::hint;
 use super::manifest::{self, Manifest};
 use super::read_only::ReadOnly;
+use super::reserve;
 use super::scan::Scan;
 use super::segment::{data_id_of, id_of};
 use super::slots;
@@ -203,6 +204,9 @@ impl Inspection<'_> {
             } else if hint::id_of(&name).is_some() {
                 // Looked at with its segment, if the manifest names it.
                 continue;
+            } else if name == reserve::NAME {
+                // What it holds is nothing.
+                self.finished(&name);
             } else if name != LOCK && !slots.contains(&&*name) && id_of(&name).is_none() && data_id_of(&name).is_none() {
                 self.note(&name, None, "no file that this version knows; it is not looked at, and a start leaves it alone");
             }

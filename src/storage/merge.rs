@@ -14,6 +14,7 @@ use super::hint::{self, Hint, HintKey};
 use super::location::Location;
 use super::preparer::{PrepareError, is_shortage};
 use super::record;
+use super::reserve::Reserve;
 use super::scan::Window;
 use super::segment::Segment;
 use super::store::{Store, value_in};
@@ -120,6 +121,7 @@ impl Merged {
 pub struct Merger {
     pub(super) owner: Owner,
     pub(super) store: Arc<Store>,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 /// A record that is kept.
@@ -138,19 +140,24 @@ impl Merger {
     pub fn merge(&self, job: &MergeJob, pace: &mut dyn FnMut(u64)) -> std::result::Result<Merged, PrepareError> {
         let hints = self.hints(&job.inputs, pace).map_err(PrepareError::Fatal)?;
         let kept = self.kept(job, &hints, pace).map_err(PrepareError::Fatal)?;
-        let mut outputs = Vec::new();
-        let mut moves = Moves::new();
-        match self.copy(job, &kept, &mut outputs, &mut moves, pace) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.give_up(&outputs, PrepareError::Fatal(error))),
+        let copied = self.reserve.with_room(|| {
+            let (mut outputs, mut moves) = (Vec::new(), Moves::new());
+            match self.copy(job, &kept, &mut outputs, &mut moves, pace) {
+                Ok(Ok(())) => Ok(Ok((outputs, moves))),
+                Ok(Err(error)) => Ok(Err(self.give_up(&outputs, error))),
+                Err(error) => Err(self.give_up(&outputs, error)),
+            }
+        });
+        let (outputs, moves) = match copied {
+            Ok(Ok(copied)) => copied,
+            Ok(Err(error)) => return Err(PrepareError::Fatal(error)),
             Err(error) => {
                 let doing = format!("write a merged file in {}", self.owner.disk.path());
                 let shortage = is_shortage(&error);
                 let full = || PrepareError::Full(format!("cannot {doing}: {error}"));
-                let error = if shortage { full() } else { PrepareError::Fatal(Error::Io { doing, source: error }) };
-                return Err(self.give_up(&outputs, error));
+                return Err(if shortage { full() } else { PrepareError::Fatal(Error::Io { doing, source: error }) });
             }
-        }
+        };
         outputs.iter().for_each(|output| self.store.register_segment(Arc::clone(&output.segment)));
         self.store.relocate(&moves);
         let inputs = job.inputs.iter().map(|input| input.segment.id()).collect();
@@ -158,7 +165,8 @@ impl Merger {
         Ok(Merged { inputs, outputs, hinted: job.hinted })
     }
 
-    fn give_up(&self, outputs: &[DataFile], error: PrepareError) -> PrepareError {
+    /// Removes what was made in vain, and passes the reason on.
+    fn give_up<E>(&self, outputs: &[DataFile], error: E) -> E {
         outputs.iter().for_each(|output| data_file::remove_made(&*self.owner.disk, output.segment.id()));
         error
     }

@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | Raft thread | [`log::Log`], [`applier::Applier`] | memory only: gives places, stages, applies |
 //! | log writer | [`writer::LogWriter`] | write batches, hard state and manifest, one [`writer::Job`] at a time |
-//! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet |
+//! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet, and the reserve |
 //! | hinter | [`hinter::Hinter`] | read sealed segments, make hint files that do not count yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
 //! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
@@ -34,6 +34,7 @@
 //! | `manifest` | slots: which segments there are and where each ends | when one is listed, ends or gets a hint |
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
 //! | `0000001a.hint` | the hint of that segment | once, some time after its seal |
+//! | `reserve` | nothing: space held back, see below | once, and again after it was given away |
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
 //! Slot files are described in [`slots`]: their payload is replaced as a whole, in preallocated places, so that neither a restart
@@ -126,6 +127,16 @@
 //! * Records of a hinted segment are not read at a start. Each is checked when its value is read or it is sent to another node; damage is
 //!   refused there, with file and offset.
 //!
+//! # A full disk
+//!
+//! Whatever a node must write to take part is written in place, in space allocated before: term and vote, identity, marks, manifest, and
+//! batches. Only new files need new space, and none of them is needed by a node that goes on as it is. So a disk without room stops no
+//! node and no start; it stops the log where its last prepared segment ends, and it goes on when there is room for another.
+//!
+//! The file `reserve` ([`reserve`]) keeps some space from ever becoming segments. It is removed by work whose output lets other files go,
+//! a hint or a merge, when that finds no room; a segment is prepared only if the reserve stands, or still fits beside it. Its content is
+//! never looked at. A start removes one of another size than it is told to keep.
+//!
 //! # Recovery
 //!
 //! 1. Sync the directory; open the slot files (each syncs, drops the cache, reads, repairs). Remove half-made files. Without a cluster
@@ -206,6 +217,7 @@ mod read_only;
 pub mod real;
 pub mod record;
 mod recovery;
+pub mod reserve;
 pub mod retire;
 mod scan;
 mod segment;
@@ -225,6 +237,8 @@ use crate::error::Error;
 pub struct Options {
     /// Size at which a segment is left for the next one, in bytes.
     pub segment_bytes: u64,
+    /// Size of the [`reserve`], in bytes; 0 for none.
+    pub reserve_bytes: u64,
 }
 
 /// What to do about damage; the end of every message about it.

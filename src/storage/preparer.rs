@@ -1,10 +1,12 @@
 //! The preparer: makes the next segment ahead of need, so that rotation never waits for the disk to find room. It creates, fills and
-//! syncs files that nobody else knows of yet; listing them is the log writer's job.
+//! syncs files that nobody else knows of yet; listing them is the log writer's job. It also keeps the reserve of disk space standing, and
+//! never makes a segment out of its space.
 
 use super::batch;
 use super::data_file::Numbers;
 use super::disk::{Disk, DiskFile};
 use super::fill;
+use super::reserve::{self, Reserve};
 use super::segment::{HEADER_BLOCK, LENGTH_MAX, Segment, SegmentHeader, file_name};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
@@ -31,6 +33,7 @@ pub struct Preparer {
     pub(super) node: u128,
     pub(super) segment_bytes: u64,
     pub(super) numbers: Arc<Numbers>,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 impl Preparer {
@@ -40,13 +43,11 @@ impl Preparer {
         let needed = HEADER_BLOCK + min_record_bytes + batch::overhead(0);
         let length = self.segment_bytes.max(needed).next_multiple_of(HEADER_BLOCK);
         assert!(length <= LENGTH_MAX, "a segment of {length} bytes is beyond the limit of {LENGTH_MAX}");
+        // A number that was tried is not tried again: whether the removal of a failed attempt survives a crash is not known.
         let header =
             SegmentHeader { cluster: self.cluster, node: self.node, id: self.numbers.take(), length, seed: rand::random(), data: false };
         let path = format!("{}/{}", self.disk.path(), file_name(header.id));
-        let free = self.disk.free_bytes().map_err(|error| self.failed(&path, length, error))?;
-        if free < length && !planted(112) {
-            return Err(PrepareError::Full(format!("{path} needs {length} bytes, the file system has {free} left")));
-        }
+        self.check_room(&path, length)?;
         let temporary = format!("{}.tmp", file_name(header.id));
         match self.make(&temporary, &header) {
             Ok(segment) => segment.map(Arc::new).map_err(PrepareError::Fatal),
@@ -57,6 +58,28 @@ impl Preparer {
                 Err(self.failed(&path, length, error))
             }
         }
+    }
+
+    /// Makes the reserve if it is missing, nobody works in its space, and there is room.
+    pub fn keep_reserve(&self) -> std::result::Result<(), PrepareError> {
+        let missing = self.reserve.missing();
+        self.reserve.keep().map_err(|error| self.failed(&format!("{}/{}", self.disk.path(), reserve::NAME), missing, error))
+    }
+
+    /// How many bytes the reserve holds now.
+    pub fn reserve_held(&self) -> u64 {
+        self.reserve.held()
+    }
+
+    /// Whether the file system has room for a file of `length` bytes besides the reserve.
+    fn check_room(&self, path: &str, length: u64) -> std::result::Result<(), PrepareError> {
+        let free = self.disk.free_bytes().map_err(|error| self.failed(path, length, error))?;
+        let missing = self.reserve.missing();
+        if free >= length.saturating_add(missing) || planted(112) {
+            return Ok(());
+        }
+        let reserve = if missing > 0 { format!(" and the reserve {missing}") } else { String::new() };
+        Err(PrepareError::Full(format!("{path} needs {length} bytes{reserve}, the file system has {free} left")))
     }
 
     fn make(&self, temporary: &str, header: &SegmentHeader) -> io::Result<Result<Segment>> {
@@ -77,7 +100,8 @@ impl Preparer {
 
     fn failed(&self, path: &str, length: u64, error: io::Error) -> PrepareError {
         if is_shortage(&error) {
-            return PrepareError::Full(format!("cannot make {path} of {length} bytes: {error}"));
+            let left = self.disk.free_bytes().map_or(String::new(), |free| format!(", the file system has {free} left"));
+            return PrepareError::Full(format!("{path} needs {length} bytes{left}: {error}"));
         }
         PrepareError::Fatal(Error::Io { doing: format!("make {path} of {length} bytes"), source: error })
     }

@@ -2,8 +2,9 @@
 //! never decides what an error means: it passes it on.
 //!
 //! Fault injection for tests with the real binary: if the environment variable `APEXKV_TEST_SYNC_STALL_FILE` is set when the
-//! directory is opened, a sync of a log segment or of the hard state does not start as long as the file that it names exists. Without
-//! the variable it costs nothing.
+//! directory is opened, a sync of a log segment or of the hard state does not start as long as the file that it names exists. If
+//! `APEXKV_TEST_FREE_BYTES_FILE` is set, no more bytes are said to be free than the number in the file that it names. Without the
+//! variables they cost nothing.
 
 use super::{
     disk::{Disk, DiskFile, Mapping},
@@ -26,6 +27,8 @@ use std::{
 
 /// Names the file whose existence stalls syncs, see the module's doc.
 const STALL_VARIABLE: &str = "APEXKV_TEST_SYNC_STALL_FILE";
+/// Names the file whose number bounds the free bytes, see the module's doc.
+const FREE_BYTES_VARIABLE: &str = "APEXKV_TEST_FREE_BYTES_FILE";
 /// Most parts that one system call takes on Linux (`IOV_MAX`).
 const PARTS_PER_CALL: usize = 1024;
 /// Cache is dropped in pages: the kernel keeps a page that the range touches only in part.
@@ -37,6 +40,8 @@ pub struct RealDisk {
     /// Open for as long as the process lives: what is synced for creations, renames and removals.
     directory: File,
     stall: Option<Arc<Path>>,
+    /// Holds a bound of the free bytes.
+    free_bytes: Option<PathBuf>,
     /// Files are opened for reading alone, so that the system refuses whatever would change them.
     read_only: bool,
 }
@@ -53,7 +58,7 @@ impl RealDisk {
         rustix::fs::access(path, Access::READ_OK | Access::EXEC_OK)
             .map_err(|error| refused(format!("cannot be read by this user ({error}): run this as its owner")))?;
         let directory = File::open(path).map_err(Error::io(format!("open data directory {}", path.display())))?;
-        Ok(RealDisk { path: path.to_path_buf(), directory, stall: None, read_only: true })
+        Ok(RealDisk { path: path.to_path_buf(), directory, stall: None, free_bytes: None, read_only: true })
     }
 
     /// Opens the directory, creating it and its missing parents (durably) if need be. Anything that could not be used later is refused
@@ -67,7 +72,8 @@ impl RealDisk {
         })?;
         let directory = File::open(path).map_err(Error::io(format!("open data directory {}", path.display())))?;
         let stall = std::env::var_os(STALL_VARIABLE).map(|name| Arc::from(PathBuf::from(name)));
-        Ok(RealDisk { path: path.to_path_buf(), directory, stall, read_only: false })
+        let free_bytes = std::env::var_os(FREE_BYTES_VARIABLE).map(PathBuf::from);
+        Ok(RealDisk { path: path.to_path_buf(), directory, stall, free_bytes, read_only: false })
     }
 
     fn place(&self, name: &str) -> PathBuf {
@@ -152,7 +158,9 @@ impl Disk for RealDisk {
 
     fn free_bytes(&self) -> io::Result<u64> {
         let space = rustix::fs::fstatvfs(&self.directory)?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let bound = self.free_bytes.as_ref().and_then(|name| std::fs::read_to_string(name).ok()?.trim().parse().ok());
+        Ok(bound.map_or(free, |bound: u64| bound.min(free)))
     }
 
     /// The file holds the process id of the last owner, so that tools find the process.

@@ -14,6 +14,7 @@ use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merger};
 use super::preparer::Preparer;
+use super::reserve::Reserve;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
 use super::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
@@ -141,11 +142,12 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let listed_last = writer.manifest.last_id;
     let next_id = unlisted.iter().filter_map(|name| id_of(name).or(data_id_of(name))).fold(listed_last, u32::max) + 1;
     let (disk, cluster, numbers) = (Arc::clone(&writer.disk), writer.cluster, Arc::new(Numbers::new(next_id)));
-    let owner = Owner { disk, cluster, node, numbers: Arc::clone(&numbers) };
-    let preparer = Preparer { disk: Arc::clone(&writer.disk), cluster, node, segment_bytes: options.segment_bytes, numbers };
+    let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes)?;
+    let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
+    let owner = Owner { disk: Arc::clone(&disk), cluster, node, numbers: Arc::clone(&numbers) };
     let snapshots = SnapshotMaker { owner: owner.clone() };
-    let merger = Merger { owner, store: Arc::clone(&store) };
-    let hinter = Hinter { disk: Arc::clone(&writer.disk) };
+    let merger = Merger { owner, store: Arc::clone(&store), reserve: Arc::clone(&reserve) };
+    let preparer = Preparer { disk, cluster, node, segment_bytes: options.segment_bytes, numbers, reserve };
     let mut log = Log {
         store: Arc::clone(&store),
         usual_capacity: options.segment_bytes.saturating_sub(HEADER_BLOCK + batch::HEADER_BYTES),

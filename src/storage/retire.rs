@@ -40,7 +40,7 @@ pub(super) struct MergeState {
 
 impl Log {
     /// Length of the log's segments in bytes, without prepared ones.
-    pub(super) fn log_bytes(&self) -> u64 {
+    pub fn log_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.segment.length()).sum()
     }
 

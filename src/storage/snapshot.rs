@@ -29,7 +29,6 @@ const FILE_BYTES: u64 = 256 << 20;
 pub struct Snapshot {
     /// The last entry that it includes.
     pub last: EntryId,
-    disk: Arc<dyn Disk>,
     files: Vec<File>,
 }
 
@@ -56,7 +55,7 @@ pub struct Position {
 
 impl Log {
     /// The state at the end of the hinted prefix; `None` while nothing has a hint. The entries behind it are in the log.
-    pub fn snapshot(&self, disk: &Arc<dyn Disk>) -> Option<Snapshot> {
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let hinted = self.segments.iter().take_while(|holder| holder.hinted);
         let from_log = hinted.map(|holder| File {
             segment: Arc::clone(&holder.segment),
@@ -69,7 +68,7 @@ impl Log {
         let files: Vec<File> = self.files.values().cloned().chain(from_log).collect();
         let index = self.hinted();
         let last = EntryId { term: self.term_of(index), index };
-        (index > 0).then(|| Snapshot { last, disk: Arc::clone(disk), files })
+        (index > 0).then(|| Snapshot { last, files })
     }
 }
 
@@ -93,17 +92,13 @@ struct Wanted {
 /// Reads a snapshot from front to back, or from any place on.
 #[derive(Debug)]
 pub struct SnapshotReader {
+    disk: Arc<dyn Disk>,
     snapshot: Snapshot,
     at: Position,
     opened: Option<Opened>,
 }
 
 impl SnapshotReader {
-    /// Reads on from `at`.
-    pub fn new(snapshot: Snapshot, at: Position) -> SnapshotReader {
-        SnapshotReader { snapshot, at, opened: None }
-    }
-
     /// Where the next record comes from.
     pub fn position(&self) -> Position {
         self.at
@@ -116,7 +111,7 @@ impl SnapshotReader {
         while let Some(file) = self.snapshot.files.get(self.at.file as usize) {
             let opened = match self.opened.take() {
                 Some(opened) => opened,
-                None => Opened::open(file, &*self.snapshot.disk)?,
+                None => Opened::open(file, &*self.disk)?,
             };
             let from = self.at;
             let before = out.len();
@@ -180,7 +175,7 @@ pub enum SnapshotError {
     Fatal(Error),
 }
 
-/// Makes data files for snapshots of others.
+/// Reads snapshots of this node, and makes data files of those of others.
 #[derive(Clone, Debug)]
 pub struct SnapshotMaker {
     pub(super) owner: Owner,
@@ -259,6 +254,11 @@ impl Log {
 pub struct OldState(#[expect(dead_code, reason = "held until it is dropped")] Box<State>);
 
 impl SnapshotMaker {
+    /// Reads a snapshot of this node from `at` on.
+    pub fn read(&self, snapshot: Snapshot, at: Position) -> SnapshotReader {
+        SnapshotReader { disk: Arc::clone(&self.owner.disk), snapshot, at, opened: None }
+    }
+
     /// Begins to take a snapshot in.
     pub fn begin(&self, last: EntryId) -> SnapshotWriter {
         SnapshotWriter { owner: self.owner.clone(), last, at: Position::default(), files: Vec::new(), writer: None }

@@ -125,7 +125,7 @@ fn refusals_reach_reads_and_writes_alike() {
     assert!(all(&mut client).iter().all(|response| *response == (Status::NotLeader, LEADER.1.as_bytes().to_vec())));
     server.mode(Mode::Refuse(Outcome::NotLeader { leader: Some(NodeId(99)) }));
     assert!(all(&mut client).iter().all(|response| *response == (Status::NotLeader, vec![])), "a leader without a known address");
-    server.mode(Mode::Refuse(Outcome::Busy("later")));
+    server.mode(Mode::Refuse(Outcome::Busy("later".into())));
     assert!(all(&mut client).iter().all(|response| *response == (Status::Busy, b"later".to_vec())));
     server.mode(Mode::Refuse(Outcome::Unknown("lost")));
     let statuses: Vec<Status> = all(&mut client).into_iter().map(|response| response.0).collect();

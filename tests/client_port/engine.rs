@@ -34,7 +34,7 @@ impl Engine {
         let mut directory = Directory::open(disk.boot(), ID).expect("an empty directory");
         let members = vec![FoundingMember { id: ID.to_owned(), uuid: directory.identity().uuid }];
         directory.found(&Founding { cluster: 1, members }).expect("founded");
-        let opened = directory.open_log(&Options { segment_bytes: 1 << 20 }).expect("an empty log");
+        let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("an empty log");
         Engine { disk, log: opened.log, applier: opened.applier, writer: opened.writer, preparer: opened.preparer, store: opened.store }
     }
 

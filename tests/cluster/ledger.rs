@@ -25,23 +25,28 @@ impl Ledger {
     /// Sends one SET and takes down its outcome; returns whether it was acknowledged. A write that had no effect leaves no trace.
     pub(crate) fn set(&mut self, client: &mut Client, key: &[u8], value: Vec<u8>) -> bool {
         let outcome = client.set(key, &value);
-        let attempts = self.keys.entry(key.to_vec()).or_default();
         match outcome {
             Ok(version) => {
-                let before = attempts.iter().filter_map(|attempt| attempt.version).max().unwrap_or(0);
-                assert!(version > before, "{}: version {version} was acknowledged after {before}", key.escape_ascii());
-                attempts.push(Attempt { value, version: Some(version) });
-                self.acknowledged += 1;
+                self.acknowledge(key, value, version);
                 true
             }
             Err(Error::Unknown { .. }) => {
-                attempts.push(Attempt { value, version: None });
+                self.keys.entry(key.to_vec()).or_default().push(Attempt { value, version: None });
                 self.unknown += 1;
                 false
             }
             Err(Error::Unavailable { .. }) => false,
             Err(error) => panic!("{}: a plain SET ended with {error}", key.escape_ascii()),
         }
+    }
+
+    /// Takes down a SET that was answered OK.
+    pub(crate) fn acknowledge(&mut self, key: &[u8], value: Vec<u8>, version: u64) {
+        let attempts = self.keys.entry(key.to_vec()).or_default();
+        let before = attempts.iter().filter_map(|attempt| attempt.version).max().unwrap_or(0);
+        assert!(version > before, "{}: version {version} was acknowledged after {before}", key.escape_ascii());
+        attempts.push(Attempt { value, version: Some(version) });
+        self.acknowledged += 1;
     }
 
     /// Reads every key back. The final value must be the last acknowledged one, at exactly its version, or one of an open outcome that

@@ -17,6 +17,8 @@
 //! | `impostors` | wiped, foreign, copied and rolled-back directories |
 //! | `startup` | wrong flags, unusable directories, ports in use, damage |
 //! | `limits` | file descriptors that run out |
+//! | `full_disk` | disks that are full, on file systems of a few megabytes |
+//! | `small_disk` | such a file system |
 //! | `stopping` | signals |
 //! | `strangers` | a client in another language |
 //! | `tools` | looking at the directory of a node that does not run |
@@ -24,6 +26,7 @@
 mod border;
 mod failover;
 mod founding;
+mod full_disk;
 mod harness;
 mod impostors;
 mod ledger;
@@ -33,6 +36,7 @@ mod partitions;
 mod ports;
 mod proxy;
 mod sizes;
+mod small_disk;
 mod stalls;
 mod startup;
 mod stopping;

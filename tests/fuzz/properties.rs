@@ -136,11 +136,11 @@ fn the_core_takes_any_sequence_of_messages() {
 fn a_directory_made_from_the_format_document_is_recovered() {
     alone(|| {
         let opened = Directory::open(directory::disk().boot(), directory::ID)
-            .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64 }))
+            .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64, reserve_bytes: 0 }))
             .expect("a sound directory");
         assert_eq!((opened.log.last(), opened.commit, opened.log.prepared()), (directory::LAST, 9, 1));
         let hinted = Directory::open(directory::hinted_disk().boot(), directory::ID)
-            .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64 }))
+            .and_then(|directory| directory.open_log(&Options { segment_bytes: directory::SEGMENT_BYTES as u64, reserve_bytes: 0 }))
             .expect("a sound directory");
         assert_eq!((hinted.log.last(), hinted.commit, hinted.log.hinted()), (directory::LAST, 9, 5));
         assert_eq!(hinted.log.outline(), opened.log.outline());

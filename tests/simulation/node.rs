@@ -216,7 +216,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         Some(_) => directory.take_marks(),
         None => return Err(Error::Directory("the founding record is gone".into())),
     };
-    let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes })?;
+    let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes, reserve_bytes: plan.segment_bytes })?;
     let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, store, commit, .. } = opened;
     let recovered = recovered(founding, hard_state, &log, commit);
     let last = recovered.outline.last();

@@ -400,7 +400,9 @@ impl World {
         }
         let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
         let Some(bytes) = process.preparing.take() else { return };
-        match process.preparer.prepare(bytes) {
+        let prepared = process.preparer.prepare(bytes);
+        let reserved = process.preparer.keep_reserve();
+        match prepared {
             Ok(segment) => {
                 process.jobs.push_back(Job::List(segment));
                 self.begin_job(node);
@@ -412,6 +414,9 @@ impl World {
                 self.rouse(node);
             }
             Err(PrepareError::Fatal(error)) => return self.fatal(node, &error),
+        }
+        if let Err(PrepareError::Fatal(error)) = reserved {
+            return self.fatal(node, &error);
         }
         self.begin_preparing(node);
     }

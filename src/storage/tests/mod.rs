@@ -9,6 +9,7 @@ mod keys;
 mod log;
 mod merges;
 mod real_files;
+mod room;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
@@ -76,7 +77,11 @@ impl Engine {
     }
 
     fn open_with(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<Engine> {
-        let opened = open_directory(disk)?.open_log(&Options { segment_bytes })?;
+        Engine::open_reserving(disk, segment_bytes, 0)
+    }
+
+    fn open_reserving(disk: Arc<dyn Disk>, segment_bytes: u64, reserve_bytes: u64) -> Result<Engine> {
+        let opened = open_directory(disk)?.open_log(&Options { segment_bytes, reserve_bytes })?;
         let Opened { log, applier, writer, preparer, hinter, merger, store, commit, lock, hard_state, .. } = opened;
         let durable = log.last().index;
         Ok(Engine { log, applier, writer, preparer, hinter, merger, store, commit, durable, hard_state, _lock: lock })

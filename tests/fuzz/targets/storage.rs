@@ -138,7 +138,7 @@ fn open_once(disk: &Arc<SimulatedDisk>, before: Option<EntryId>, sound: bool) ->
     };
     let founding = directory.founding().expect("just looked at").clone();
     Marks::open(file, &payload, &founding, ID)?;
-    let opened = directory.open_log(&Options { segment_bytes: SEGMENT_BYTES as u64 })?;
+    let opened = directory.open_log(&Options { segment_bytes: SEGMENT_BYTES as u64, reserve_bytes: 0 })?;
     let last = opened.log.last();
     assert!(opened.commit <= last.index && last.term <= opened.hard_state.term, "{} of {last}, {:?}", opened.commit, opened.hard_state);
     read_all(&opened, sound);
