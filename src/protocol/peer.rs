@@ -23,6 +23,7 @@
 //! | 26 | `Snapshot` | last, length of the membership, membership as in a record |
 //! | 27 | `SnapshotReply` | matched |
 //! | 28 | `TimeoutNow` | none |
+//! | 29 | `Arriving` | none |
 //!
 //! Positions are term, then index; flags one byte; all other numbers eight.
 
@@ -46,6 +47,7 @@ const HEARTBEAT_REPLY: u8 = 25;
 const SNAPSHOT: u8 = 26;
 const SNAPSHOT_REPLY: u8 = 27;
 const TIMEOUT_NOW: u8 = 28;
+const ARRIVING: u8 = 29;
 
 /// Longest membership within a message.
 const CONFIG_MAX: usize = 8 + 2 * 4 * MAX_MEMBERS;
@@ -113,7 +115,7 @@ fn put_head(out: &mut Vec<u8>, envelope: &Envelope) {
             put_blob(out, &record::encode_config(config));
         }
         Message::SnapshotReply { matched } => put_u64s(out, &[*matched]),
-        Message::TimeoutNow => {}
+        Message::TimeoutNow | Message::Arriving => {}
     }
 }
 
@@ -131,6 +133,7 @@ fn kind_of(message: &Message) -> u8 {
         Message::Snapshot { .. } => SNAPSHOT,
         Message::SnapshotReply { .. } => SNAPSHOT_REPLY,
         Message::TimeoutNow => TIMEOUT_NOW,
+        Message::Arriving => ARRIVING,
     }
 }
 
@@ -177,6 +180,7 @@ fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> 
         }
         SNAPSHOT_REPLY => Message::SnapshotReply { matched: fields.number()? },
         TIMEOUT_NOW => Message::TimeoutNow,
+        ARRIVING => Message::Arriving,
         other => return Err(bad(format!("a message of unknown kind {other}"))),
     })
 }

@@ -94,6 +94,7 @@ fn message() -> impl Strategy<Value = Message> {
         entry_id().prop_map(|last| Message::Snapshot { last, config: membership(&[1, 2, 5]) }),
         number().prop_map(|matched| Message::SnapshotReply { matched }),
         Just(Message::TimeoutNow),
+        Just(Message::Arriving),
     ]
 }
 

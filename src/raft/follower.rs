@@ -115,9 +115,14 @@ impl Node {
         let take = (cut || matching < end && room).then(|| self.take_from(matching + 1, prev.index, entries));
         self.verified = self.verified.max(if take.is_some() { end } else { matching });
         self.commit_up_to(commit, if planted(8) { self.outline.last().index } else { self.verified });
+        let refused = matching < end && !room;
         // What is durable already, or cannot be taken for lack of room, is answered now; the rest after its sync.
-        if self.verified <= self.durable || (matching < end && !room) || planted(41) {
+        if self.verified <= self.durable || refused || planted(41) {
             self.acknowledge();
+        }
+        if refused {
+            let hint = EntryId { term: self.outline.term_of(matching).unwrap_or(0), index: matching };
+            self.send(from, Message::AppendRejected { prev_index: matching + 1, hint, round: self.heard_round });
         }
         take
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::message::{Config, EntryId, Message, NodeId};
 use super::node::{Node, Role};
-use super::progress::{Mode, Progress};
+use super::progress::{Mode, PROBE_BYTES, Progress};
 use super::quorum;
 use super::ready::{ReadTicket, Sizes};
 
@@ -24,7 +24,9 @@ pub(super) struct Leadership {
     reads_waiting: bool,
     heartbeat: u32,
     transfer: Option<Transfer>,
-    /// Ticks for which there was something to commit and commit did not move.
+    /// The greatest index that a majority had durably in this term, of whatever term the entry is.
+    agreed: u64,
+    /// Ticks for which there was something to commit and no majority came nearer to having it.
     uncommitted_ticks: u32,
     handovers: u32,
 }
@@ -48,6 +50,7 @@ impl Leadership {
             reads_waiting: false,
             heartbeat: 0,
             transfer: None,
+            agreed: 0,
             uncommitted_ticks: 0,
             handovers: 0,
         }
@@ -56,6 +59,7 @@ impl Leadership {
     /// As if every follower had just been heard and the next heartbeat were a whole interval away.
     pub(super) fn normalise_for_search(&mut self, heartbeat: u32) {
         self.heartbeat = heartbeat;
+        self.agreed = 0;
         self.uncommitted_ticks = 0;
         self.handovers = 0;
         self.progress.values_mut().for_each(|progress| progress.normalise_for_search(heartbeat));
@@ -150,10 +154,10 @@ impl Node {
 
     pub(super) fn tick_leader(&mut self, ticks: u32) {
         let resend = self.settings.resend_ticks;
-        let uncommitted = self.commit < self.outline.last().index;
+        let waits = self.commit < self.outline.last().index && !self.majority_is_fed();
         let Some(leadership) = self.leadership_mut() else { return };
         leadership.progress.values_mut().for_each(|progress| progress.tick(ticks, resend));
-        leadership.uncommitted_ticks = if uncommitted { leadership.uncommitted_ticks.saturating_add(ticks) } else { 0 };
+        leadership.uncommitted_ticks = if waits { leadership.uncommitted_ticks.saturating_add(ticks) } else { 0 };
         leadership.heartbeat = leadership.heartbeat.saturating_sub(ticks);
         if let Some(transfer) = &mut leadership.transfer {
             transfer.ticks_left = transfer.ticks_left.saturating_sub(ticks);
@@ -178,6 +182,20 @@ impl Node {
         quorum::reached(&self.config().voters, |voter| match leadership.progress.get(&voter) {
             Some(progress) => progress.silent < patience,
             None => with_self && voter == self.id,
+        })
+    }
+
+    /// Whether the entries after those that a majority has are on their way into a majority: each of its members has more of them already,
+    /// or bytes of them are arriving there. One large entry may take minutes on a slow link, and another leader would begin it anew.
+    fn majority_is_fed(&self) -> bool {
+        let Some(leadership) = self.leadership() else { return false };
+        let patience = self.settings.election_ticks;
+        quorum::reached(&self.config().voters, |voter| match leadership.progress.get(&voter) {
+            Some(progress) => {
+                let arriving = progress.is_receiving() && progress.able && progress.silent < patience;
+                arriving || progress.matched > leadership.agreed
+            }
+            None => voter == self.id && self.durable > leadership.agreed,
         })
     }
 
@@ -252,7 +270,7 @@ impl Node {
 
     /// Sends one append (or asks for a snapshot); false when nothing more may be sent to this follower now.
     fn feed(&mut self, peer: NodeId, sizes: &dyn Sizes) -> bool {
-        let (last, window, budget) = (self.outline.last().index, self.settings.window_bytes, self.settings.append_bytes);
+        let (last, window) = (self.outline.last().index, self.settings.window_bytes);
         let (commit, pause) = (self.commit, self.settings.heartbeat_ticks);
         let Some(leadership) = self.leadership() else { return false };
         let (round, Some(progress)) = (leadership.round, leadership.progress.get(&peer)) else { return false };
@@ -270,14 +288,18 @@ impl Node {
             }
             return false;
         };
+        let probes = mode != Mode::Replicate;
+        let budget = if probes { self.settings.append_bytes.min(PROBE_BYTES) } else { self.settings.append_bytes };
         let (count, bytes) = if next <= last { sizes.fit(next, last, budget) } else { (0, 0) };
+        // A single entry may be so large that it is under way for long: then an answer is awaited for as long as for any append.
+        let pause = if bytes > PROBE_BYTES { pause.max(self.settings.resend_ticks) } else { pause };
         assert!(next + count <= last + 1, "an append of {count} entries from {next} ends behind {last}");
         let entries = self.outline.entries(next, count);
         self.send(peer, Message::Append { prev: EntryId { term, index: next - 1 }, entries, commit, round });
         if let Some(progress) = self.progress_mut(peer) {
             progress.sent(count, bytes, pause);
         }
-        mode == Mode::Replicate
+        !probes
     }
 
     /// Notes that `from` was heard in this term and which round it answered.
@@ -321,12 +343,24 @@ impl Node {
         self.hear_follower(from, round);
         let (common, heartbeat) = (self.outline.hint(hint).index, self.settings.heartbeat_ticks);
         let Some(progress) = self.progress_mut(from) else { return };
+        if progress.mode == Mode::Probe && prev_index == progress.next {
+            progress.note_refused(heartbeat);
+            return;
+        }
         let stale = prev_index <= progress.matched || (progress.mode == Mode::Probe && prev_index != progress.next - 1);
         if !stale {
             // A follower that was in step and stands still has lost appends or has no room: going on at once would send a window of
             // bytes with every round trip until it has.
             let still = progress.mode == Mode::Replicate && common <= progress.matched;
             progress.probe((common + 1).min(prev_index), if still { heartbeat } else { 0 });
+        }
+    }
+
+    pub(super) fn on_arriving(&mut self, from: NodeId) {
+        let patience = self.settings.resend_ticks;
+        self.hear_follower(from, 0);
+        if let Some(progress) = self.progress_mut(from) {
+            progress.note_arriving(patience);
         }
     }
 
@@ -348,12 +382,15 @@ impl Node {
             None if voter == own => durable,
             None => 0,
         });
+        if let Some(leadership) = self.leadership_mut()
+            && agreed > leadership.agreed
+        {
+            leadership.agreed = agreed;
+            leadership.uncommitted_ticks = 0;
+        }
         let own_term = planted(2) || self.outline.term_of(agreed) == Some(self.state.term);
         if agreed > self.commit && own_term {
             self.commit = agreed;
-            if let Some(leadership) = self.leadership_mut() {
-                leadership.uncommitted_ticks = 0;
-            }
             self.order_transfer();
         }
     }

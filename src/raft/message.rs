@@ -161,9 +161,9 @@ pub enum Message {
         /// Echo of the append's read round, or of the newest one answered.
         round: u64,
     },
-    /// Answer to an append whose `prev` does not stand in this log.
+    /// Answer to an append whose `prev` does not stand in this log, or whose entries found no room.
     AppendRejected {
-        /// The index of the refused `prev`.
+        /// The index of the refused `prev`; of the first entry behind a good one, when there was no room for the entries.
         prev_index: u64,
         /// The last entry of this log that may match: its index is at most `prev_index`.
         hint: EntryId,
@@ -200,6 +200,9 @@ pub enum Message {
     },
     /// Campaign at once (thesis, section 3.10).
     TimeoutNow,
+    /// Bytes of an append are arriving from the leader, slowly: sent now and then until it is complete, so that the leader neither takes
+    /// it for lost nor itself for useless.
+    Arriving,
 }
 
 impl Message {

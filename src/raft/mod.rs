@@ -17,7 +17,7 @@
 //! * **Reads** (section 6.4): a read is admitted with a [`ReadTicket`], and confirmed when a majority has answered a message that left
 //!   after it was admitted. Rounds are numbered and never used again.
 //! * **Check-quorum** (section 6.2): a leader that has not heard a majority for an election timeout steps down. One that is heard but
-//!   cannot work hands leadership over.
+//!   cannot work hands leadership over. It works as long as a majority comes nearer to what it has not got, be it by single bytes.
 //! * **Membership**: [`Config`] entries are in force as soon as they stand in the log and revert with it. Learners receive and do not
 //!   count. No command changes the membership yet.
 //!
@@ -31,6 +31,7 @@
 //! | `Heartbeat` | leader → all | min(commit, matched), read round | `HeartbeatReply` | control |
 //! | `Snapshot` | leader → follower | last entry included | `SnapshotReply` | bulk |
 //! | `TimeoutNow` | leader → successor | nothing | none | control |
+//! | `Arriving` | follower → leader | nothing | none | control |
 //!
 //! The two links of a pair are not ordered against each other: a heartbeat may overtake appends, which is why it carries no more of
 //! the commit index than its receiver is known to match.
@@ -58,5 +59,6 @@ mod settings;
 pub use message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId, TermRun};
 pub use node::{Node, Recovered, RoleName};
 pub use outline::Outline;
+pub use progress::APPENDS_UNDER_WAY_MAX;
 pub use ready::{ReadTicket, Ready, Sizes, Take};
 pub use settings::Settings;

@@ -277,6 +277,7 @@ impl Node {
             Message::AppendRejected { prev_index, hint, round } => self.on_append_rejected(from, prev_index, hint, round),
             Message::HeartbeatReply { round, verified, able } => self.on_heartbeat_reply(from, round, verified, able),
             Message::SnapshotReply { matched } => self.on_appended(from, matched, 0),
+            Message::Arriving => self.on_arriving(from),
             Message::PreVote { .. } | Message::PreVoteReply { .. } | Message::Vote { .. } => {
                 unreachable!("votes and pre-votes settle terms on their own")
             }
@@ -375,6 +376,14 @@ impl Node {
             && progress.mode == super::progress::Mode::Replicate
         {
             progress.probe(progress.matched + 1, pause);
+        }
+    }
+
+    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
+    /// several times within [`Settings::resend_ticks`].
+    pub fn arriving(&mut self, peer: NodeId) {
+        if self.leader == Some(peer) && !self.is_leader() {
+            self.send(peer, Message::Arriving);
         }
     }
 

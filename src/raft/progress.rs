@@ -3,6 +3,12 @@
 
 use std::collections::VecDeque;
 
+/// Most bytes of entries that a probe carries beside its first one: as long as the position is not known they may be sent in vain.
+pub(super) const PROBE_BYTES: u64 = 64 << 10;
+/// Most appends under way to one follower. What is proposed meanwhile goes into fewer and larger ones, so that a host can hold all of
+/// them in a queue of fixed length however slow the link is.
+pub const APPENDS_UNDER_WAY_MAX: usize = 128;
+
 /// How a follower is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
@@ -35,6 +41,8 @@ pub(super) struct Progress {
     stuck: u32,
     /// Ticks to wait before the next probe.
     pause: u32,
+    /// Ticks for which bytes of entries count as still arriving there, since it said so.
+    arriving: u32,
     /// Appends sent and not answered, as (last index, bytes).
     inflight: VecDeque<(u64, u64)>,
     inflight_bytes: u64,
@@ -53,6 +61,7 @@ impl Progress {
             silent: 0,
             stuck: 0,
             pause: 0,
+            arriving: 0,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
         }
@@ -61,8 +70,8 @@ impl Progress {
     /// Whether an append may leave now, given how many bytes may be under way and the leader's last index.
     pub(super) fn may_send(&self, last: u64, window: u64) -> bool {
         match self.mode {
-            Mode::Probe | Mode::Snapshot => self.pause == 0,
-            Mode::Replicate => self.next <= last && self.inflight_bytes < window,
+            Mode::Probe | Mode::Snapshot => self.pause == 0 && self.arriving == 0,
+            Mode::Replicate => self.next <= last && self.inflight_bytes < window && self.inflight.len() < APPENDS_UNDER_WAY_MAX,
         }
     }
 
@@ -107,6 +116,23 @@ impl Progress {
         }
     }
 
+    /// Notes that bytes of entries are on their way in there: for `ticks` nothing under way is taken for lost.
+    pub(super) fn note_arriving(&mut self, ticks: u32) {
+        self.arriving = ticks;
+        self.stuck = 0;
+    }
+
+    /// Whether bytes of entries were arriving there of late.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.arriving > 0
+    }
+
+    /// Notes that what the probe carried arrived and found no room: the next one leaves after `pause` ticks at the latest.
+    pub(super) fn note_refused(&mut self, pause: u32) {
+        self.pause = self.pause.min(pause);
+        self.arriving = 0;
+    }
+
     /// Goes back to probing from `next`; the first probe leaves after `pause` ticks.
     pub(super) fn probe(&mut self, next: u64, pause: u32) {
         self.mode = Mode::Probe;
@@ -115,6 +141,7 @@ impl Progress {
         self.inflight_bytes = 0;
         self.stuck = 0;
         self.pause = pause;
+        self.arriving = 0;
     }
 
     /// Goes over to sending files.
@@ -127,19 +154,24 @@ impl Progress {
     pub(super) fn normalise_for_search(&mut self, heartbeat: u32) {
         self.silent = 0;
         self.stuck = 0;
+        self.arriving = 0;
         self.pause = if self.pause > 0 { heartbeat } else { 0 };
     }
 
     /// A probe may leave at once.
     pub(super) fn resume(&mut self) {
         self.pause = 0;
+        self.arriving = 0;
     }
 
-    /// Lets `ticks` pass; appends that nobody verified within `resend` ticks are taken for lost.
+    /// Lets `ticks` pass; appends that nobody verified within `resend` ticks are taken for lost, unless bytes are arriving there: then
+    /// the link is slow, and sending them again would only keep it from what is to come.
     pub(super) fn tick(&mut self, ticks: u32, resend: u32) {
         self.silent = self.silent.saturating_add(ticks);
         self.pause = self.pause.saturating_sub(ticks);
-        let waiting = self.mode == Mode::Replicate && !self.inflight.is_empty() && self.verified + 1 < self.next;
+        let receiving = self.is_receiving();
+        self.arriving = self.arriving.saturating_sub(ticks);
+        let waiting = self.mode == Mode::Replicate && !self.inflight.is_empty() && self.verified + 1 < self.next && !receiving;
         self.stuck = if waiting { self.stuck.saturating_add(ticks) } else { 0 };
         if self.stuck >= resend {
             self.probe(self.matched + 1, 0);

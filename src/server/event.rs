@@ -59,6 +59,8 @@ pub enum LinkChange {
     Down,
     /// Our bulk link to it broke or its queue was full: messages were dropped.
     Dropped,
+    /// Bytes of a message are arriving on its bulk link to us, slowly: said now and then until the message is complete.
+    Arriving,
 }
 
 /// Requests that one connection read in one go, in the order in which they stand on the wire. A batch ends behind a SCAN, and a

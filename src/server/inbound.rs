@@ -1,7 +1,7 @@
 //! The receiving side of a link: the first exchange, then frame after frame into the inbox. Nothing of a peer that was not admitted gets
 //! further than the exchange. Nothing is ever said on an inbound link but the welcome or the refusal.
 
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ use crate::protocol::handshake::{Greeting, Hello, LinkClass};
 use crate::protocol::{frame, peer};
 use crate::raft::{Envelope, Message, NodeId};
 
+/// A frame of the bulk link that takes longer than this is spoken of, as often as it takes that long again. Several times within the
+/// shortest time for which a leader waits before it sends again.
+const ARRIVING: Duration = Duration::from_millis(50);
 /// Small frames are read this many bytes at a time; bigger stretches bypass the buffer.
 const READ_BYTES: usize = 64 << 10;
 
@@ -167,9 +170,15 @@ fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
 
 fn receive(shared: &Shared, stream: &TcpStream, peer: NodeId, hello: &Hello) -> Result<()> {
     stream.set_read_timeout(Some(shared.timing.silence)).map_err(Error::io("limit the silence of a link"))?;
-    let mut reader = BufReader::with_capacity(READ_BYTES, stream);
+    let arriving = || {
+        if hello.link == LinkClass::Bulk {
+            shared.registry.arriving(peer, hello.link, Age::of(hello));
+        }
+    };
+    let mut reader = BufReader::with_capacity(READ_BYTES, Watched { stream, spoke: None, arriving });
     let mut term_seen = hello.term;
     while let Some(frame) = frame::read(&mut reader)? {
+        reader.get_mut().spoke = None;
         let peer::Said::Message { envelope, records } = peer::decode(frame)? else { continue };
         check_addresses(shared, peer, hello.link, &envelope)?;
         // A pre-vote promises nothing, so its term need not be durable at the sender.
@@ -182,6 +191,26 @@ fn receive(shared: &Shared, stream: &TcpStream, peer: NodeId, hello: &Hello) -> 
         }
     }
     Ok(())
+}
+
+/// A stream that speaks of frames whose bytes take long to arrive: to the sender, silence would mean that they are lost.
+struct Watched<'a, F> {
+    stream: &'a TcpStream,
+    /// When the frame's first bytes arrived, or was last spoken of it; nobody has seen any of it yet if there is nothing.
+    spoke: Option<Instant>,
+    arriving: F,
+}
+
+impl<F: Fn()> Read for Watched<'_, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&mut &*self.stream).read(buffer)?;
+        let now = Instant::now();
+        if count > 0 && now - *self.spoke.get_or_insert(now) >= ARRIVING {
+            self.spoke = Some(now);
+            (self.arriving)();
+        }
+        Ok(count)
+    }
 }
 
 fn check_addresses(shared: &Shared, peer: NodeId, link: LinkClass, envelope: &Envelope) -> Result<()> {

@@ -130,6 +130,14 @@ impl Registry {
         current
     }
 
+    /// Says that bytes of a message are arriving on a link, unless that is no longer the current one.
+    pub fn arriving(&self, peer: NodeId, class: LinkClass, age: Age) {
+        let open = self.open.lock();
+        if open.links.get(&(peer, class)).is_some_and(|(other, _)| *other == age) {
+            self.inbox.link(peer, LinkChange::Arriving);
+        }
+    }
+
     /// Forgets a link that ended; the end of a control link is announced unless a newer one took its place. True if it was current.
     pub fn close(&self, peer: NodeId, class: LinkClass, age: Age) -> bool {
         let mut open = self.open.lock();

@@ -30,6 +30,8 @@ const ROOM_TO_LEAD: usize = 4096;
 pub struct Limits {
     /// Clients' proposals stop when this much is staged and not yet written.
     pub stage_clients_bytes: u64,
+    /// Clients' proposals stop when this much of the log waits for a quorum. One record of any size fits when nothing does.
+    pub uncommitted_bytes: u64,
     /// A leader's entries are refused when this much is staged and not yet written.
     pub stage_bytes: u64,
     /// A disk that has not answered for this long is stalled.
@@ -56,6 +58,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             stage_clients_bytes: 64 << 20,
+            uncommitted_bytes: 64 << 20,
             stage_bytes: 160 << 20,
             disk_stall_ms: 3_000,
             disk_slow_ms: 1_000,
@@ -268,6 +271,7 @@ impl<C: Clone> Replica<C> {
             Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
             Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
+            Event::Link(peer, LinkChange::Arriving) => self.node.arriving(peer),
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
@@ -356,6 +360,11 @@ impl<C: Clone> Replica<C> {
         let (bytes, staged) = (records.len(), self.log.staged_bytes());
         if staged > 0 && staged + bytes as u64 > self.limits.stage_clients_bytes {
             return Err("the disk is behind: too much waits to be written; try again".into());
+        }
+        // The disk is often quicker than the network, and the next leader would inherit what this one takes in ahead of it.
+        let (commit, last) = (self.node.commit(), self.node.last().index);
+        if last > commit && self.log.bytes(commit + 1, last - commit) + bytes as u64 > self.limits.uncommitted_bytes {
+            return Err("too much waits for a quorum: the links or disks of the other nodes are behind; try again".into());
         }
         if self.node.is_obstructed() {
             return Err("too few nodes have room and a working disk, see no_room in the STATUS of each; try again later".into());

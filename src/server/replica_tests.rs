@@ -119,6 +119,42 @@ fn however_much_is_committed_other_events_get_their_turn() {
 }
 
 #[test]
+fn what_waits_for_a_quorum_is_bounded_and_a_single_record_of_any_size_fits() {
+    let mut alone = Alone::new(Limits { uncommitted_bytes: 10_000, ..Limits::default() });
+    for _ in 0..1_000 {
+        alone.replica.tick(1);
+        alone.turn();
+    }
+    assert!(alone.replica.is_leader(), "{:?}", alone.replica.position());
+    let propose = |alone: &mut Alone, bytes: usize| {
+        let mut records = Vec::new();
+        encode_operation(&mut records, &Operation::Set { key: b"k", value: &vec![7; bytes] });
+        let requests = vec![Request::Write { slot: 0 }];
+        alone.replica.handle(Event::Client(ClientBatch { client: (), requests, records, barrier: None, deadline_ms: 1_000 }));
+    };
+    let waits = |outcome: &Outcome| matches!(outcome, Outcome::Busy(reason) if reason.contains("waits for a quorum"));
+    propose(&mut alone, 50_000);
+    // The disk is not asked for anything, so nothing is committed.
+    propose(&mut alone, 1);
+    let refused = alone.replica.flush();
+    assert!(matches!(&refused.replies[..], [Reply { outcome, .. }] if waits(outcome)), "{:?}", refused.replies);
+    for job in refused.jobs {
+        let completion = alone.writer.run(job).expect("the disk is sound");
+        alone.replica.handle(Event::Disk(completion));
+    }
+    let mut written = 0;
+    for bytes in [4_000, 4_000, 4_000] {
+        propose(&mut alone, bytes);
+    }
+    for _ in 0..10 {
+        for reply in alone.turn().replies {
+            written += usize::from(matches!(reply.outcome, Outcome::Written { .. }));
+        }
+    }
+    assert_eq!(written, 3, "the large one and two of 4,000 bytes; the third goes beyond the limit");
+}
+
+#[test]
 fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
     let mut alone = Alone::new(Limits { index_bytes: 1 << 20, ..Limits::default() });
     alone.lead();

@@ -6,11 +6,12 @@
 //! | `ports` | port numbers that nobody else uses, and how many clusters may run at a time |
 //! | `node` | one process: start, kill, pause, look at it |
 //! | `harness` | a cluster of nodes in a scratch directory, and waiting for conditions |
-//! | `proxy` | links between nodes that a test can cut |
+//! | `proxy` | links between nodes that a test can cut or slow down |
 //! | `ledger` | what was acknowledged, and whether it is still there |
 //! | `border` | everything that strangers do to the ports, at once |
 //! | `failover` | leaders killed, paused and asked to stop, under load |
 //! | `partitions` | nodes that live and do not reach each other |
+//! | `slow_links` | links that take seconds for a value |
 //! | `stalls` | disks that hang for seconds |
 //! | `sizes` | large values, lowered limits, pipelines |
 //! | `founding` | every order of starting, and nodes that must not take part |
@@ -36,6 +37,7 @@ mod partitions;
 mod ports;
 mod proxy;
 mod sizes;
+mod slow_links;
 mod small_disk;
 mod stalls;
 mod startup;

@@ -2,28 +2,16 @@
 
 use crate::harness::{Cluster, wait_for};
 use crate::node::PATIENCE;
-use crate::proxy::Proxy;
+use crate::proxy::{Links, between_all};
 use apexkv_client::Error;
 use apexkv_client::protocol::{Command, Status};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-
-/// Proxies by who dials whom.
-type Links = BTreeMap<(usize, usize), Proxy>;
 
 /// Three nodes whose links all lead through proxies. The election timeout is long, so that a leader that is cut off believes in itself
 /// for long, while the others, whose links break, replace it at once.
 fn partitionable_cluster() -> (Cluster, Links) {
     let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "2s"]);
-    let mut links = Links::new();
-    for from in 0..3 {
-        for to in (0..3).filter(|to| *to != from) {
-            let id = cluster.nodes[to].id.clone();
-            let proxy = Proxy::start(id.clone());
-            cluster.nodes[from].flags.extend(["--dial".to_owned(), format!("{id}={}", proxy.address)]);
-            links.insert((from, to), proxy);
-        }
-    }
+    let links = between_all(&mut cluster);
     cluster.start_all();
     (cluster, links)
 }

@@ -1,10 +1,36 @@
-//! A link between two nodes that a test can cut and mend: a proxy that one node dials in place of the other.
+//! A link between two nodes that a test can cut, mend and slow down: a proxy that one node dials in place of the other.
 
+use crate::harness::Cluster;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
+
+/// Most bytes that a connection carries in one go.
+const CHUNK: u64 = 64 << 10;
+/// A slow connection carries what is due in this time in one go.
+const CHUNKS_PER_SECOND: u64 = 50;
+
+/// Proxies by who dials whom.
+pub(crate) type Links = BTreeMap<(usize, usize), Proxy>;
+
+/// Leads all links of a cluster that has not been started through proxies.
+pub(crate) fn between_all(cluster: &mut Cluster) -> Links {
+    let ids: Vec<String> = cluster.nodes.iter().map(|node| node.id.clone()).collect();
+    let mut links = Links::new();
+    for (from, node) in cluster.nodes.iter_mut().enumerate() {
+        for (to, id) in ids.iter().enumerate().filter(|(to, _)| *to != from) {
+            let proxy = Proxy::start(id.clone());
+            node.flags.extend(["--dial".to_owned(), format!("{id}={}", proxy.address)]);
+            links.insert((from, to), proxy);
+        }
+    }
+    links
+}
 
 /// One direction of one pair of nodes. Ends when it is dropped.
 pub(crate) struct Proxy {
@@ -16,6 +42,9 @@ pub(crate) struct Proxy {
 #[derive(Default)]
 struct Shared {
     cut: AtomicBool,
+    /// Bytes a second that each connection carries in either direction; 0 is as many as it can.
+    rate: AtomicU64,
+    carried: AtomicU64,
     ended: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -49,6 +78,16 @@ impl Proxy {
             self.shared.break_all();
         }
     }
+
+    /// How many bytes it has carried, in both directions.
+    pub(crate) fn carried(&self) -> u64 {
+        self.shared.carried.load(Ordering::SeqCst)
+    }
+
+    /// Limits each connection to so many bytes a second in either direction.
+    pub(crate) fn set_rate(&self, rate: u64) {
+        self.shared.rate.store(rate, Ordering::SeqCst);
+    }
 }
 
 impl Drop for Proxy {
@@ -61,16 +100,16 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn carry(&self, near: &TcpStream, far: &TcpStream) -> std::io::Result<()> {
+    fn carry(self: &Arc<Self>, near: &TcpStream, far: &TcpStream) -> std::io::Result<()> {
         for stream in [near, far] {
             stream.set_nodelay(true)?;
         }
         for (from, to) in [(near, far), (far, near)] {
             self.streams.lock().push(from.try_clone()?);
-            let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
+            let (shared, mut from, mut to) = (self.clone(), from.try_clone()?, to.try_clone()?);
             thread::spawn(move || {
                 // However it ends, by either side or by the test, both sides learn of it.
-                let _ = std::io::copy(&mut from, &mut to);
+                let _ = shared.copy(&mut from, &mut to);
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);
             });
@@ -79,6 +118,23 @@ impl Shared {
             self.break_all();
         }
         Ok(())
+    }
+
+    fn copy(&self, from: &mut TcpStream, to: &mut TcpStream) -> std::io::Result<()> {
+        let mut buffer = vec![0; CHUNK as usize];
+        loop {
+            let rate = self.rate.load(Ordering::SeqCst);
+            let chunk = if rate > 0 { (rate / CHUNKS_PER_SECOND).clamp(1, CHUNK) } else { CHUNK };
+            let count = from.read(&mut buffer[..chunk as usize])?;
+            if count == 0 {
+                return Ok(());
+            }
+            to.write_all(&buffer[..count])?;
+            self.carried.fetch_add(count as u64, Ordering::SeqCst);
+            if rate > 0 {
+                thread::sleep(Duration::from_micros(count as u64 * 1_000_000 / rate));
+            }
+        }
     }
 
     fn break_all(&self) {

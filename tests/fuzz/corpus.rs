@@ -75,6 +75,7 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
         Message::Snapshot { last: id(3, 9), config: config.clone() },
         Message::SnapshotReply { matched: 9 },
         Message::TimeoutNow,
+        Message::Arriving,
     ];
     let mut small = vec![0];
     peer::encode_keepalive(&mut small).expect("within limits");

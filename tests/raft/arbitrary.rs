@@ -50,6 +50,7 @@ fn message() -> impl Strategy<Value = Message> {
         1 => (0..=6_u64, 1..=9_u64, config()).prop_map(|(term, index, config)| Message::Snapshot { last: EntryId { term, index }, config }),
         1 => small(9).prop_map(|matched| Message::SnapshotReply { matched }),
         1 => Just(Message::TimeoutNow),
+        1 => Just(Message::Arriving),
     ]
 }
 

@@ -179,6 +179,10 @@ impl Cluster {
         self.core(id, |node| node.dropped(peer));
     }
 
+    pub(crate) fn arriving(&mut self, id: NodeId, peer: NodeId) {
+        self.core(id, |node| node.arriving(peer));
+    }
+
     pub(crate) fn set_disk(&mut self, id: NodeId, able: bool, stalled: bool) {
         self.core(id, |node| node.set_disk(able, stalled));
     }
@@ -386,6 +390,7 @@ pub(crate) fn describe(packet: &Packet) -> String {
         Message::Snapshot { last, .. } => format!("Snapshot last={last}"),
         Message::SnapshotReply { matched } => format!("SnapshotReply matched={matched}"),
         Message::TimeoutNow => "TimeoutNow".to_string(),
+        Message::Arriving => "Arriving".to_string(),
     };
     format!("{from} → {to} term={term} {text}")
 }

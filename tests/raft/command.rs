@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Room(NodeId, bool),
     /// `stalled ID`, `works ID`: its disk hangs and it says so to the core, or answers again.
     Stalled(NodeId, bool),
+    /// `arriving ID PEER`: bytes of a message are arriving at ID on the bulk link from PEER.
+    Arriving(NodeId, NodeId),
     /// `compact ID INDEX`: the records up to there go into files.
     Compact(NodeId, u64),
     /// `show`: the state of all.
@@ -213,6 +215,7 @@ fn parse_command(words: &mut Words<'_>) -> Parsed<Command> {
         "room" => Command::Room(words.id()?, true),
         "stalled" => Command::Stalled(words.id()?, true),
         "works" => Command::Stalled(words.id()?, false),
+        "arriving" => Command::Arriving(words.id()?, words.id()?),
         "compact" => Command::Compact(words.id()?, words.number()?),
         "show" => Command::Show,
         "expect" => Command::Expect(parse_expect(words)?),

@@ -43,6 +43,7 @@ enum Action {
     BreakLinks,
     ReportUp,
     ReportDropped,
+    ReportArriving,
     FlipRoom,
     FlipDisk,
     Compact,
@@ -63,7 +64,7 @@ const COURSE: [(Action, u32); 8] = [
 ];
 
 /// What happens in some runs, with its greatest weight.
-const FAULTS: [(Action, u32); 17] = [
+const FAULTS: [(Action, u32); 18] = [
     (Action::Reorder, 60),
     (Action::Duplicate, 40),
     (Action::Lose, 40),
@@ -81,6 +82,7 @@ const FAULTS: [(Action, u32); 17] = [
     (Action::StoreCommit, 8),
     (Action::Flush, 100),
     (Action::JoinAll, 2),
+    (Action::ReportArriving, 20),
 ];
 
 struct Run {
@@ -172,7 +174,11 @@ impl Run {
                 self.paused = self.paused.iter().enumerate().filter(|(position, _)| *position != at).map(|(_, id)| *id).collect();
                 None
             }
-            Action::Cut | Action::Join | Action::JoinAll | Action::Hold | Action::BreakLinks | Action::ReportUp | Action::ReportDropped => {
+            Action::Cut | Action::Join | Action::JoinAll | Action::Hold | Action::BreakLinks => {
+                self.on_links(action, id);
+                None
+            }
+            Action::ReportUp | Action::ReportDropped | Action::ReportArriving => {
                 self.on_links(action, id);
                 None
             }
@@ -241,6 +247,7 @@ impl Run {
                 self.cluster.link_down(id, other);
             }
             Action::ReportUp => self.cluster.link_up(id, other, some == 1),
+            Action::ReportArriving => self.cluster.arriving(id, other),
             _ => {
                 self.cluster.network.clear(Link { from: id, to: other, bulk: true });
                 self.cluster.dropped(id, other);

@@ -114,6 +114,7 @@ impl Script {
                 let begun = self.cluster.transfer(id, to);
                 self.cluster.note(|| format!("{id} {} a transfer", if begun { "begins" } else { "refuses" }));
             }
+            Command::Arriving(id, peer) => self.cluster.arriving(id, peer),
             Command::Room(id, room) => self.cluster.host_mut(id).room = room,
             Command::Stalled(id, stalled) => self.cluster.set_disk(id, !stalled, stalled),
             other => unreachable!("{other:?} is no command for the core"),

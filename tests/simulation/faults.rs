@@ -9,8 +9,6 @@ use super::world::{What, World};
 
 /// A healed message takes no longer than this: thirty of them fit the shortest election timeout.
 const HEALED_LATENCY_MAX: Time = 5 * MILLISECOND;
-/// Between two requests of a client of a healed cluster. The smallest window carries some two hundred entries a second.
-const HEALED_THINK: (Time, Time) = (100 * MILLISECOND, 300 * MILLISECOND);
 
 impl World {
     pub(crate) fn strike(&mut self, mut fault: Fault) {
@@ -164,15 +162,13 @@ impl World {
         }
     }
 
-    /// A healed cluster has a network that is quicker than its election timeouts, and clients that ask for no more than its appends can
-    /// carry: entries that wait for a commit have no bound, and a leader that gets further behind with every second steps down.
+    /// A healed cluster has a network that is quicker than its election timeouts. Its clients ask for as much as before, which may be more
+    /// than its appends can carry.
     fn calm_down(&mut self) {
         let plan = &mut self.plan;
         plan.silent_loss = 0;
         plan.duplication = 0;
         plan.late = 0;
         plan.latency.1 = plan.latency.1.min(HEALED_LATENCY_MAX);
-        plan.think = HEALED_THINK;
-        plan.batch = 1;
     }
 }

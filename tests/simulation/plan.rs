@@ -208,6 +208,9 @@ impl Plan {
             heal_all: random.per_mille(500),
             faults: Vec::new(),
         };
+        if tight {
+            plan.limits.uncommitted_bytes = Random::new(seed, 5).spread((500, 20_000));
+        }
         if random.per_mille(30) {
             plan.value_bytes.1 = plan.segment_bytes * 2;
             // A follower that has no room for a record of a segment of its own gets it again after this time only.

@@ -59,7 +59,7 @@ impl Bytes<'_> {
     }
 
     fn message(&mut self) -> Message {
-        match self.next() % 18 {
+        match self.next() % 19 {
             0 => Message::PreVote { proposed_term: self.small(), last: self.entry_id() },
             1 => Message::PreVoteReply { proposed_term: self.small(), granted: self.flag() },
             2 => Message::Vote { last: self.entry_id(), transfer: self.flag() },
@@ -74,6 +74,7 @@ impl Bytes<'_> {
             }
             11 => Message::SnapshotReply { matched: self.small() },
             12 => Message::TimeoutNow,
+            13 => Message::Arriving,
             _ => Message::Append { prev: self.entry_id(), entries: self.entries(), commit: self.small(), round: self.small() },
         }
     }
