@@ -15,6 +15,7 @@ use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
 use crate::storage::merge::MergeJob;
 use crate::storage::record::{self, Kind};
+use crate::storage::retire::Discarded;
 use crate::storage::snapshot::OldState;
 use crate::storage::writer::{Completion, Job};
 
@@ -91,7 +92,7 @@ pub struct Actions<C> {
     /// Memory that is to be given back where nobody waits.
     pub old_state: Option<OldState>,
     /// The merger is to remove these files, which the manifest no longer names, and then to have them forgotten.
-    pub discard: Vec<u32>,
+    pub discard: Discarded,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
     /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
@@ -108,7 +109,7 @@ impl<C> Default for Actions<C> {
             merge: None,
             snapshots: Vec::new(),
             old_state: None,
-            discard: Vec::new(),
+            discard: Discarded::default(),
             replies: Vec::new(),
             more: false,
         }
@@ -471,7 +472,7 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_) | Completion::Retired(_) | Completion::Merged(_) | Completion::Installed(_) | Completion::Forgotten => {
+            Completion::Hinted(_) | Completion::Retired(_) | Completion::Merged(_) | Completion::Installed | Completion::Forgotten => {
                 self.kept_up(completion)
             }
             Completion::Batch { .. } | Completion::Sealed { .. } => {

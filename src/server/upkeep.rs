@@ -115,12 +115,11 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
                 self.node.compacted(retirement.last());
             }
-            Completion::Merged(merged) => {
+            Completion::Merged(_) => {
                 self.upkeep.merge.running = false;
                 self.upkeep.look_at = self.now;
-                self.actions.discard.extend(merged.inputs());
             }
-            Completion::Installed(dropped) => self.installed(dropped),
+            Completion::Installed => self.installed(),
             _ => {}
         }
     }
@@ -144,6 +143,7 @@ impl<C: Clone> Replica<C> {
         }
         self.upkeep.look_at = self.now + self.limits.merge_look_ms;
         self.upkeep.bytes = self.log.file_bytes();
+        self.actions.discard.add(self.log.take_discardable());
         if !self.upkeep.retiring {
             let needed = self.needed_log();
             if let Some(retirement) = self.log.next_retirement(self.limits.retain_log_bytes, needed) {
@@ -199,7 +199,7 @@ impl<C: Clone> Replica<C> {
         if !self.upkeep.is_installing() && self.wants(&received, term) {
             self.upkeep.received = Some((received, term));
         } else {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
         }
     }
 
@@ -219,20 +219,19 @@ impl<C: Clone> Replica<C> {
         }
         let Some((received, term)) = self.upkeep.received.take() else { return };
         if !self.wants(&received, term) {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
             return;
         }
         self.actions.jobs.push(Job::Install(self.log.installation(&received)));
         self.upkeep.installing = Some(received);
     }
 
-    fn installed(&mut self, dropped: Vec<u32>) {
+    fn installed(&mut self) {
         let Some(received) = self.upkeep.installing.take() else { panic!("a snapshot was installed that nobody asked for") };
         let last = received.last;
         self.applier.installed(last.index);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
-        self.actions.discard.extend(dropped);
         // Files that were in the way are gone.
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }

@@ -76,10 +76,10 @@ pub enum Completion {
     Hinted(Hinted),
     /// The segments are no longer part of the log.
     Retired(Retirement),
-    /// The files are what the state consists of; the inputs may be removed.
+    /// The outputs are part of what the state consists of, the inputs are not.
     Merged(Merged),
-    /// The snapshot is what the state consists of; these files may be removed.
-    Installed(Vec<u32>),
+    /// The snapshot is what the state consists of.
+    Installed,
     /// Taken note of.
     Forgotten,
     /// The segment may be given to the log.
@@ -196,7 +196,7 @@ impl LogWriter {
             }
             Job::Install(installation) => {
                 self.install(&installation)?;
-                Ok(Completion::Installed(installation.dropped))
+                Ok(Completion::Installed)
             }
             Job::Forget(ids) => {
                 self.manifest.segments.retain(|listed| !ids.contains(&listed.id));
