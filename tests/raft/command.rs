@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Room(NodeId, bool),
     /// `stalled ID`, `works ID`: its disk hangs and it says so to the core, or answers again.
     Stalled(NodeId, bool),
+    /// `short ID`, `ample ID`: it refuses clients' records for lack of room and says so to the core, or takes them again.
+    Short(NodeId, bool),
     /// `compact ID INDEX`: the records up to there go into files.
     Compact(NodeId, u64),
     /// `show`: the state of all.
@@ -213,6 +215,8 @@ fn parse_command(words: &mut Words<'_>) -> Parsed<Command> {
         "room" => Command::Room(words.id()?, true),
         "stalled" => Command::Stalled(words.id()?, true),
         "works" => Command::Stalled(words.id()?, false),
+        "short" => Command::Short(words.id()?, true),
+        "ample" => Command::Short(words.id()?, false),
         "compact" => Command::Compact(words.id()?, words.number()?),
         "show" => Command::Show,
         "expect" => Command::Expect(parse_expect(words)?),
