@@ -157,7 +157,7 @@ impl Node {
         self.hear_leader(from);
         self.heard_round = self.heard_round.max(round);
         self.commit_up_to(commit, if planted(94) { self.outline.last().index } else { self.verified });
-        self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.able });
+        self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.fitness.may_succeed() });
         // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
         if commit < self.durable.min(self.verified) {
             self.acknowledge();
@@ -190,7 +190,7 @@ impl Node {
     }
 
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
-        if self.leader == Some(from) && self.is_voter() && self.able && !self.is_storing() {
+        if self.leader == Some(from) && self.is_voter() && self.fitness.may_succeed() && !self.is_storing() {
             self.campaign(true);
         }
     }

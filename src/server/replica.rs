@@ -376,7 +376,7 @@ impl<C: Clone> Replica<C> {
         }
         // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
         let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_TO_LEAD) == Room::Yes;
-        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room, self.now)) }
+        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room)) }
     }
 
     fn stage_proposals(&mut self, mut records: Vec<u8>, first: EntryId, count: u64) {
@@ -497,11 +497,10 @@ impl<C: Clone> Replica<C> {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
         let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
-        let full = self.preparing.is_short() && !room || self.preparing.has_refused(self.now);
-        self.node.set_disk(
-            room && !full && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms,
-            full || waited >= self.limits.disk_stall_ms,
-        );
+        let full = !room && self.preparing.is_short();
+        let able = room && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms;
+        self.node.set_disk(able, full || waited >= self.limits.disk_stall_ms);
+        self.node.set_short(self.preparing.has_refused());
     }
 
     // ---- applying ----
