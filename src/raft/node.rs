@@ -379,14 +379,6 @@ impl Node {
         }
     }
 
-    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
-    /// several times within [`Settings::resend_ticks`].
-    pub fn arriving(&mut self, peer: NodeId) {
-        if self.leader == Some(peer) && !self.is_leader() {
-            self.send(peer, Message::Arriving);
-        }
-    }
-
     /// Tells the core whether this node could do a leader's work now (`able`: its next records have a place and its disk answers), and
     /// whether it has been unable to for so long that it should not lead (`stalled`). Without `able` it does not campaign or win.
     pub fn set_disk(&mut self, able: bool, stalled: bool) {
