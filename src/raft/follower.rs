@@ -179,6 +179,14 @@ impl Node {
         }
     }
 
+    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
+    /// several times within [`super::Settings::resend_ticks`].
+    pub fn arriving(&mut self, peer: NodeId) {
+        if self.leader == Some(peer) && !self.is_leader() {
+            self.send(peer, Message::Arriving);
+        }
+    }
+
     /// Acknowledges to the leader of the present term what is both durable and verified against it.
     pub(super) fn acknowledge(&mut self) {
         if let Some(leader) = self.leader

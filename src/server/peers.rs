@@ -35,14 +35,16 @@ use super::sockets::Timing;
 use super::view::PeerView;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
-use crate::raft::NodeId;
+use crate::raft::{self, NodeId};
 use crate::storage::directory::{Founding, Identity};
 use crate::storage::slots::SlotFile;
 
 /// Messages that may wait for the control link: small ones, and only the newest matter.
 const CONTROL_QUEUE: usize = 1024;
-/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds.
+/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds. A queue that ran full while the link
+/// still carries what is in it would have the core send the same again.
 const BULK_QUEUE: usize = 256;
+const _: () = assert!(BULK_QUEUE >= 2 * raft::APPENDS_UNDER_WAY_MAX, "the core fills the queue of a slow link by itself");
 
 /// What the transport needs to start.
 pub struct PeersConfig {

@@ -3,19 +3,26 @@
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.
 //!
+//! The manifest as it was is kept beside the new one, as `manifest.aside`: if no other node has the data, whoever can mend the files puts it
+//! back in place of `manifest` while the node is stopped, and everything is as before.
+//!
 //! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does a cluster of one,
 //! where nobody else has the data.
 
 use super::batch;
 use super::disk::Disk;
-use super::manifest::{Manifest, State};
+use super::manifest::{CAPACITY, Manifest, State};
 use super::recovery::open_listed;
 use super::scan::header_at;
 use super::segment::{HEADER_BLOCK, Segment};
+use super::slots::SlotFile;
 use super::tail;
 use super::writer::LogWriter;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
+
+/// The manifest as it was before everything was put aside.
+pub(super) const ASIDE: &str = "manifest.aside";
 
 /// Puts everything aside because of `damage`. From here on the log is empty. Fails with the damage itself if the manifest or the hard state
 /// is what is damaged.
@@ -27,6 +34,10 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
+    let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
+    if !names.iter().any(|name| name == ASIDE) {
+        SlotFile::create(&writer.disk, ASIDE, CAPACITY, &writer.manifest.encode())?;
+    }
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;

@@ -260,6 +260,7 @@ impl LogWriter {
         aside.iter().for_each(|id| self.manifest.find(*id).state = State::Dropped);
         self.write_manifest()?;
         // Whether the removal works, or survives, does not matter: the next start sweeps what is left.
+        let _ = self.disk.remove(super::quarantine::ASIDE);
         for id in aside {
             for name in [file_name(id), data_name(id), hint_name(id)] {
                 let _ = self.disk.remove(&name);
