@@ -11,15 +11,15 @@
 
 use super::batch;
 use super::disk::Disk;
-use super::manifest::{CAPACITY, Manifest, State};
+use super::manifest::{Manifest, State};
 use super::recovery::open_listed;
 use super::scan::header_at;
 use super::segment::{HEADER_BLOCK, Segment};
-use super::slots::SlotFile;
 use super::tail;
 use super::writer::LogWriter;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
+use std::io;
 
 /// The manifest as it was before everything was put aside.
 pub(super) const ASIDE: &str = "manifest.aside";
@@ -34,10 +34,7 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
-    let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
-    if !names.iter().any(|name| name == ASIDE) {
-        SlotFile::create(&writer.disk, ASIDE, CAPACITY, &writer.manifest.encode())?;
-    }
+    keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;
@@ -46,6 +43,22 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     (writer.manifest.floor, writer.manifest.base) = (floor, EntryId::default());
     (writer.manifest.applied, writer.manifest.decided) = (0, 0);
     writer.write_manifest()
+}
+
+/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is.
+fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
+    if disk.list()?.iter().any(|name| name == ASIDE) {
+        return Ok(());
+    }
+    let file = disk.open(super::manifest::NAME)?;
+    let mut bytes = vec![0; file.length()? as usize];
+    file.read_at(&mut bytes, 0)?;
+    let temporary = format!("{ASIDE}.tmp");
+    let copy = disk.create(&temporary)?;
+    copy.write_at(&[&bytes], 0)?;
+    copy.sync()?;
+    disk.rename(&temporary, ASIDE)?;
+    disk.sync_directory()
 }
 
 /// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the greatest

@@ -2,7 +2,7 @@
 //! answered.
 
 use crate::harness::{Cluster, wait_for};
-use crate::node::PATIENCE;
+use crate::node::{Node, PATIENCE};
 use crate::startup::flip_byte;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn two_nodes_damaged_at_different_places_are_filled_by_the_third() {
 fn where_no_node_is_whole_nothing_is_answered_and_nothing_is_thrown_away() {
     let mut cluster = stopped_with_values();
     let damaged: Vec<(PathBuf, u64)> = (0..3).map(|node| damage(&cluster, node, 10 * node)).collect();
-    cluster.start_all();
+    cluster.nodes.iter_mut().for_each(Node::start);
     for node in &cluster.nodes {
         node.wait_status("put aside", |status| status.0["lost_to_damage"].is_u64());
     }
