@@ -61,6 +61,8 @@ pub(super) struct Upkeep {
     /// What [`crate::storage::log::Log::file_bytes`] said when it was last looked.
     pub(super) bytes: (u64, u64),
     transfers: BTreeMap<NodeId, Transfer>,
+    /// Files that the manifest no longer names. They stay while a snapshot is under way, whose hints are read by name.
+    unneeded: Vec<u32>,
     /// Waits until nothing else is being done, with the term in which it was offered.
     received: Option<(Received, u64)>,
     /// What the log writer is putting in the place of everything.
@@ -96,6 +98,7 @@ impl<C: Clone> Replica<C> {
     /// Begins what can be done now. `lagging` are the followers that need entries which have left the log.
     pub(super) fn keep_up(&mut self, lagging: Vec<NodeId>) {
         self.send_snapshots(lagging);
+        self.discard_unneeded();
         if self.upkeep.is_installing() {
             return self.install();
         }
@@ -118,7 +121,7 @@ impl<C: Clone> Replica<C> {
             Completion::Merged(merged) => {
                 self.upkeep.merge.running = false;
                 self.upkeep.look_at = self.now;
-                self.actions.discard.extend(merged.inputs());
+                self.upkeep.unneeded.extend(merged.inputs());
             }
             Completion::Installed(dropped) => self.installed(dropped),
             _ => {}
@@ -192,6 +195,12 @@ impl<C: Clone> Replica<C> {
         }
     }
 
+    fn discard_unneeded(&mut self) {
+        if self.upkeep.transfers.values().all(|transfer| transfer.ended.is_some()) {
+            self.actions.discard.append(&mut self.upkeep.unneeded);
+        }
+    }
+
     // ---- snapshots of others ----
 
     /// A snapshot has arrived whole.
@@ -232,7 +241,7 @@ impl<C: Clone> Replica<C> {
         self.applier.installed(last.index);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
-        self.actions.discard.extend(dropped);
+        self.upkeep.unneeded.extend(dropped);
         // Files that were in the way are gone.
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }
