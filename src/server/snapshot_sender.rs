@@ -38,10 +38,10 @@ enum Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Trouble {
-        match error {
-            Error::Io { .. } | Error::Closed => Trouble::Broken(describe_error(&error)),
-            other => Trouble::Over(other.to_string()),
-        }
+        Trouble::Broken(match error {
+            Error::Closed => "it closed the connection".to_owned(),
+            other => describe_error(&other),
+        })
     }
 }
 
@@ -214,8 +214,9 @@ impl SnapshotSender {
 
     fn hear(&mut self, stream: &TcpStream) -> Result<Said> {
         let frame = frame::read_head(&mut &*stream)?.ok_or(Error::Closed)?;
+        let said = snapshot::decode(frame)?;
         self.moved = Instant::now();
-        snapshot::decode(frame)
+        Ok(said)
     }
 
     fn say(&self, stream: &TcpStream, said: &Said) -> Result<()> {
