@@ -166,8 +166,23 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, store, commit, floor, .. } =
-        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
+    let Opened {
+        lock,
+        founding,
+        node: own,
+        hard_state,
+        log,
+        applier,
+        writer,
+        preparer,
+        hinter,
+        merger,
+        snapshots,
+        store,
+        commit,
+        floor,
+        ..
+    } = directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
@@ -181,6 +196,8 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
             listeners: peer_listeners,
             client_address: config.advertise_client.clone(),
             marks,
+            snapshots,
+            metrics: Arc::clone(&metrics),
             timing: sockets::Timing::default(),
         },
         inbox.clone(),
