@@ -84,6 +84,7 @@ impl World {
                 self.reset(number);
             }
         }
+        self.break_transfers(hit);
     }
 
     fn strike_disk(&mut self, fault: Fault) {
