@@ -47,6 +47,8 @@ impl Chore {
 struct Transfer {
     /// The last entry that it includes. What comes behind stays in the log.
     last: u64,
+    /// The files that are read for it.
+    files: Vec<u32>,
     /// When it ended.
     ended: Option<u64>,
 }
@@ -61,6 +63,8 @@ pub(super) struct Upkeep {
     /// What [`crate::storage::log::Log::file_bytes`] said when it was last looked.
     pub(super) bytes: (u64, u64),
     transfers: BTreeMap<NodeId, Transfer>,
+    /// Files that the manifest no longer names, as long as snapshots on their way are read from them.
+    dropped: Vec<u32>,
     /// Waits until nothing else is being done, with the term in which it was offered.
     received: Option<(Received, u64)>,
     /// What the log writer is putting in the place of everything.
@@ -87,6 +91,13 @@ impl Upkeep {
         self.received.is_some() || self.installing.is_some()
     }
 
+    /// Takes out the dropped files that nobody reads any more.
+    fn take_unread(&mut self) -> Vec<u32> {
+        let Upkeep { transfers, dropped, .. } = self;
+        let is_read = |id: &u32| transfers.values().any(|transfer| transfer.ended.is_none() && transfer.files.contains(id));
+        dropped.extract_if(.., |id| !is_read(id)).collect()
+    }
+
     fn is_idle(&self) -> bool {
         !self.hint.running && !self.merge.running && !self.retiring
     }
@@ -96,6 +107,7 @@ impl<C: Clone> Replica<C> {
     /// Begins what can be done now. `lagging` are the followers that need entries which have left the log.
     pub(super) fn keep_up(&mut self, lagging: Vec<NodeId>) {
         self.send_snapshots(lagging);
+        self.actions.discard.extend(self.upkeep.take_unread());
         if self.upkeep.is_installing() {
             return self.install();
         }
@@ -118,7 +130,7 @@ impl<C: Clone> Replica<C> {
             Completion::Merged(merged) => {
                 self.upkeep.merge.running = false;
                 self.upkeep.look_at = self.now;
-                self.actions.discard.extend(merged.inputs());
+                self.upkeep.dropped.extend(merged.inputs());
             }
             Completion::Installed(dropped) => self.installed(dropped),
             _ => {}
@@ -187,7 +199,7 @@ impl<C: Clone> Replica<C> {
                 Some(ended) => self.now < ended + SNAPSHOT_RETRY_MS,
             });
             let Some(snapshot) = self.log.snapshot().filter(|_| !waits) else { continue };
-            self.upkeep.transfers.insert(peer, Transfer { last: snapshot.last.index, ended: None });
+            self.upkeep.transfers.insert(peer, Transfer { last: snapshot.last.index, files: snapshot.ids(), ended: None });
             self.actions.snapshots.push(OutgoingSnapshot { to: peer, term: self.node.term(), snapshot });
         }
     }
@@ -232,7 +244,7 @@ impl<C: Clone> Replica<C> {
         self.applier.installed(last.index);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
-        self.actions.discard.extend(dropped);
+        self.upkeep.dropped.extend(dropped);
         // Files that were in the way are gone.
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }

@@ -38,6 +38,11 @@ impl Snapshot {
         self.files.iter().map(|file| file.end).sum()
     }
 
+    /// The numbers of its files. They must not be removed while it is read: their hints are opened only when it comes to them.
+    pub fn ids(&self) -> Vec<u32> {
+        self.files.iter().map(|file| file.segment.id()).collect()
+    }
+
     /// How many files it consists of.
     pub fn files(&self) -> u32 {
         self.files.len() as u32
