@@ -234,7 +234,7 @@ impl Plan {
     /// How long logs get before segments leave them, and how often files are merged.
     fn draw_upkeep(&mut self, random: &mut Random) {
         if random.per_mille(700) {
-            self.segment_bytes = random.between((2, 4)) * 4096;
+            self.segment_bytes = random.between((3, 4)) * 4096;
         }
         let some = random.below(4) * self.segment_bytes;
         self.limits.retain_log_bytes = *random.pick(&[u64::MAX, some, some, some]);
