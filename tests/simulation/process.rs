@@ -297,8 +297,9 @@ impl World {
         let core = process.replica.node();
         process.view.set_position(core.durable_term(), core.last());
         for peer in &core.config().voters {
-            if let Some(index) = core.matched(*peer) {
-                let term = core.outline().term_of(index).unwrap_or(0);
+            if let Some(index) = core.matched(*peer)
+                && let Some(term) = core.outline().term_of(index)
+            {
                 process.view.set_acknowledged(*peer, EntryId { term, index });
             }
         }
