@@ -5,6 +5,7 @@
 use apexkv::raft::Settings;
 use apexkv::server::replica::Limits;
 
+use super::operations::KEYS_MAX;
 use super::random::Random;
 
 /// Microseconds.
@@ -155,6 +156,10 @@ pub(crate) struct Plan {
     pub(crate) segment_bytes: u64,
     /// About how much of a snapshot travels at once.
     pub(crate) chunk_bytes: u64,
+    /// How long a sender of a snapshot waits between two parts of it, as if its link had more to carry.
+    pub(crate) chunk_pause: (Time, Time),
+    /// Parts of snapshots in a thousand on whose way the connection breaks.
+    pub(crate) chunk_breaks: u64,
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) clients: usize,
@@ -192,6 +197,8 @@ impl Plan {
             duplication: u64::from(harsh) * random.below(100),
             segment_bytes: random.between((3, 10)) * 4096,
             chunk_bytes: 0,
+            chunk_pause: (0, 0),
+            chunk_breaks: 0,
             limits: limits(&mut random, tight),
             settings: settings(&mut random),
             clients: random.between((1, 6)) as usize,
@@ -240,6 +247,11 @@ impl Plan {
         self.limits.retain_log_bytes = *random.pick(&[u64::MAX, some, some, some]);
         self.limits.merge_look_ms = random.spread((1, 500));
         self.chunk_bytes = random.spread((1, 64 << 10));
+        self.chunk_pause = (1, random.spread((1, 300 * MILLISECOND)));
+        self.chunk_breaks = random.below(2) * random.below(200);
+        if random.per_mille(300) {
+            self.keys = KEYS_MAX;
+        }
     }
 
     /// One leader after the other is hit, on a network so slow and with appends so small that entries reach a part of the members.

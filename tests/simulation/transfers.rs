@@ -107,7 +107,8 @@ impl World {
         if blocked > self.now && blocked < self.now + SILENCE && self.random.per_mille(500) {
             return self.schedule(blocked, What::Transfer { number, connection, leg });
         }
-        if blocked > self.now || !self.lives(to, receiver_life) || self.lacks_evidence(from, to) {
+        let breaks = matches!(leg, Leg::Chunk(..)) && self.random.per_mille(self.plan.chunk_breaks);
+        if breaks || blocked > self.now || !self.lives(to, receiver_life) || self.lacks_evidence(from, to) {
             return self.break_transfer(number);
         }
         let busy = self.members[self.transfers[number].actor(&leg)].hung_until;
@@ -201,7 +202,8 @@ impl World {
     fn disk_time_of(&mut self, number: usize, at_sender: bool) -> Time {
         let Transfer { from, to, .. } = self.transfers[number];
         let (here, there) = if at_sender { (from, to) } else { (to, from) };
-        self.disk_time(here, self.plan.sync) + self.latency(here, there)
+        let pause = if at_sender { self.random.between(self.plan.chunk_pause) } else { 0 };
+        pause + self.disk_time(here, self.plan.sync) + self.latency(here, there)
     }
 
     /// Records arrive.
