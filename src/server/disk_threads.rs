@@ -15,9 +15,12 @@ use crate::storage::writer::{Completion, Job, LogWriter};
 use super::event::Event;
 use super::metrics::Metrics;
 
-/// Runs jobs until the channel closes.
+/// Runs jobs until it is told to stop.
 pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: &Sender<Event<C>>, metrics: &Arc<Metrics>) {
     for job in jobs {
+        if let Job::Stop = job {
+            return;
+        }
         match writer.run(job) {
             Ok(completion) => {
                 match &completion {
@@ -25,6 +28,7 @@ pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: 
                         metrics.log_batches.increment();
                         metrics.log_syncs.increment();
                     }
+                    Completion::Distrusted => metrics.distrusted.set(1),
                     Completion::HardState { .. } => metrics.hard_state_syncs.increment(),
                     _ => {}
                 }

@@ -24,6 +24,7 @@
 pub mod accept;
 pub mod acceptor;
 mod admin;
+mod background;
 mod batch;
 pub mod clients;
 mod connection;
@@ -57,6 +58,7 @@ pub mod replica;
 mod request;
 mod response;
 mod run;
+mod scrub_thread;
 mod serve;
 pub mod shared;
 mod snapshot_receiver;

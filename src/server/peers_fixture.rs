@@ -195,8 +195,8 @@ pub(super) fn opened() -> Opened {
 pub(super) fn pieces(records: &[u8]) -> Vec<Piece> {
     let mut opened = opened();
     while !matches!(opened.log.room(records.len()), Room::Yes) {
-        let segment = opened.preparer.prepare(records.len() as u64).expect("a simulated disk has room");
-        match opened.writer.run(Job::List(segment)).expect("nothing fails here") {
+        let segment = opened.workers.preparer.prepare(records.len() as u64).expect("a simulated disk has room");
+        match opened.workers.writer.run(Job::List(segment)).expect("nothing fails here") {
             Completion::Listed(segment) => opened.log.add_prepared(segment),
             other => panic!("a listing ended with {other:?}"),
         }

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use crate::raft::{EntryId, RoleName};
-use crate::storage::hinter::HintJob;
 use crate::storage::writer::Job;
 
+use super::background::DiskWork;
 use super::connection::Connection;
 use super::event::{Event, LinkChange, Reply};
 use super::log_sink;
@@ -32,10 +32,7 @@ const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
 pub(super) struct Outlets {
     pub(super) peers: Arc<Peers>,
     pub(super) view: Arc<PeerView>,
-    pub(super) writer: Sender<Job>,
-    pub(super) preparer: Sender<u64>,
-    pub(super) hinter: Sender<HintJob>,
-    pub(super) merger: Sender<MergerWork>,
+    pub(super) disk: DiskWork,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
     /// Printed once, when a leader is known for the first time.
@@ -158,25 +155,28 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
             outlets.metrics.log_bytes.add(batch.bytes());
         }
         // A closed channel means that the log writer has ended the process or the process is stopping.
-        let _ = outlets.writer.send(job);
+        let _ = outlets.disk.writer.send(job);
     }
     if let Some(min_bytes) = actions.prepare {
-        let _ = outlets.preparer.send(min_bytes);
+        let _ = outlets.disk.preparer.send(min_bytes);
     }
     if let Some(job) = actions.hint {
-        let _ = outlets.hinter.send(job);
+        let _ = outlets.disk.hinter.send(job);
     }
     if let Some(job) = actions.merge {
-        let _ = outlets.merger.send(MergerWork::Merge(job));
+        let _ = outlets.disk.merger.send(MergerWork::Merge(job));
     }
     if let Some(old) = actions.old_state {
-        let _ = outlets.merger.send(MergerWork::Drop(old));
+        let _ = outlets.disk.merger.send(MergerWork::Drop(old));
+    }
+    if let Some(job) = actions.scrub {
+        let _ = outlets.disk.scrubber.send(job);
     }
     for snapshot in actions.snapshots {
         outlets.peers.send_snapshot(snapshot);
     }
     if !actions.discard.is_empty() {
-        let _ = outlets.merger.send(MergerWork::Discard(actions.discard));
+        let _ = outlets.disk.merger.send(MergerWork::Discard(actions.discard));
     }
     answer(actions.replies);
 }

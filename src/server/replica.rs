@@ -16,6 +16,7 @@ use crate::storage::log::{Log, Room};
 use crate::storage::merge::MergeJob;
 use crate::storage::record::{self, Kind};
 use crate::storage::retire::Discarded;
+use crate::storage::scrub::ScrubJob;
 use crate::storage::snapshot::OldState;
 use crate::storage::writer::{Completion, Job};
 
@@ -53,6 +54,8 @@ pub struct Limits {
     pub retain_log_bytes: u64,
     /// How often files are looked through for some to merge.
     pub merge_look_ms: u64,
+    /// A round of the scrubber begins at most this often.
+    pub scrub_round_ms: u64,
 }
 
 impl Default for Limits {
@@ -70,6 +73,7 @@ impl Default for Limits {
             index_bytes: u64::MAX,
             retain_log_bytes: 256 << 20,
             merge_look_ms: 1_000,
+            scrub_round_ms: 24 * 3_600_000,
         }
     }
 }
@@ -87,6 +91,8 @@ pub struct Actions<C> {
     pub hint: Option<HintJob>,
     /// The merger is to merge these files.
     pub merge: Option<MergeJob>,
+    /// The scrubber is to read this file.
+    pub scrub: Option<ScrubJob>,
     /// Snapshots for followers that need entries which have left the log.
     pub snapshots: Vec<OutgoingSnapshot>,
     /// Memory that is to be given back where nobody waits.
@@ -107,6 +113,7 @@ impl<C> Default for Actions<C> {
             prepare: None,
             hint: None,
             merge: None,
+            scrub: None,
             snapshots: Vec::new(),
             old_state: None,
             discard: Discarded::default(),
@@ -139,6 +146,8 @@ pub struct Position {
     pub disk_bytes: u64,
     /// A start reads the log only behind this entry; hints name what the ones up to it did.
     pub hinted: u64,
+    /// What the scrubber has found.
+    pub damage: Option<Arc<str>>,
     /// Bytes of files that have left the log.
     pub file_bytes: u64,
     /// What is needed of them.
@@ -244,6 +253,7 @@ impl<C: Clone> Replica<C> {
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
             hinted: self.log.hinted(),
+            damage: self.upkeep.damage.clone(),
             file_bytes: self.upkeep.bytes.0,
             live_bytes: self.upkeep.bytes.1,
             first: self.log.first(),
@@ -281,6 +291,7 @@ impl<C: Clone> Replica<C> {
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
             Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
             Event::Received { received, term } => self.on_received(*received, term),
+            Event::Scrubbed(damage) => self.upkeep.scrubbed(damage),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -480,6 +491,7 @@ impl<C: Clone> Replica<C> {
             | Completion::Merged(_)
             | Completion::Installed
             | Completion::Healed
+            | Completion::Distrusted
             | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;

@@ -40,7 +40,7 @@ impl Alone {
         let recovered = Recovered { hard_state: opened.hard_state, outline, commit: 0 };
         let node = Node::new(opened.node, settings, 1, recovered);
         let replica = Replica::new(node, opened.log, opened.applier, limits);
-        Alone { disk, replica, writer: opened.writer, preparer: opened.preparer }
+        Alone { disk, replica, writer: opened.workers.writer, preparer: opened.workers.preparer }
     }
 
     /// Flushes once and does what the disk's threads would do.

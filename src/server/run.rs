@@ -19,10 +19,10 @@ use crate::storage::disk::Disk;
 use crate::storage::real::RealDisk;
 use crate::storage::{self, mapping};
 
+use super::background::DiskThreads;
 use super::clients::{ClientLimits, ClientPort, ClientPortConfig};
 use super::connection::Connection;
 use super::event::Event;
-use super::merge_thread::run_merger;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
@@ -30,7 +30,7 @@ use super::recovered::recovered;
 use super::replica::{Limits, Replica};
 use super::status::{Member, StatusView};
 use super::view::PeerView;
-use super::{accept, admin, disk_threads, founding, identity, join, log_sink, sockets};
+use super::{accept, admin, founding, identity, join, log_sink, sockets};
 
 /// Open files that are kept for segments and peers.
 const FILES_RESERVED: usize = 512;
@@ -166,26 +166,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened {
-        lock,
-        founding,
-        node: own,
-        hard_state,
-        log,
-        applier,
-        writer,
-        preparer,
-        hinter,
-        merger,
-        snapshots,
-        store,
-        commit,
-        floor,
-        ..
-    } = directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
+    let options = storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes };
+    let Opened { lock, founding, node: own, hard_state, log, applier, store, commit, floor, snapshots, workers, .. } =
+        directory.open_log(&options)?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
+    let disk = DiskThreads::start(workers, &inbox, &metrics)?;
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {
@@ -202,7 +189,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         },
         inbox.clone(),
         Arc::clone(&view),
-        Arc::new(|error| disk_threads::fatal(&error)),
+        disk.fatal(&metrics),
     )?);
     let mut node = Node::new(own, settings(config), rand::random(), recovered);
     node.set_floor(floor);
@@ -212,32 +199,14 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
     let first = status.member.set(member).is_ok();
     assert!(first, "a server joins its cluster once");
-    let (jobs, jobs_received) = unbounded();
-    let (requests, requests_received) = unbounded();
-    let (hints, hints_received) = unbounded();
-    let (merges, merges_received) = unbounded();
     let outlets = Outlets {
         peers: Arc::clone(&peers),
         view,
-        writer: jobs.clone(),
-        preparer: requests,
-        hinter: hints,
-        merger: merges,
-        metrics: Arc::clone(&metrics),
+        disk: disk.work.clone(),
+        metrics,
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
-    let mut disk_work = Vec::new();
-    let (writer_inbox, preparer_metrics) = (inbox.clone(), Arc::clone(&metrics));
-    let merger_metrics = Arc::clone(&metrics);
-    disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
-    let preparer_inbox = inbox.clone();
-    let (hinter_jobs, hinter_inbox) = (jobs.clone(), inbox.clone());
-    disk_work.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &hinter_jobs, &hinter_inbox))?);
-    let (merger_jobs, merger_inbox) = (jobs.clone(), inbox.clone());
-    disk_work.push(spawn("merger", move || run_merger(&merger, &merges_received, &merger_jobs, &merger_inbox, &merger_metrics))?);
-    let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox, &preparer_metrics);
-    disk_work.push(spawn("preparer", preparing)?);
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
@@ -249,7 +218,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     join_thread(raft);
     client_port.stop();
     peers.stop();
-    disk_work.into_iter().for_each(join_thread);
+    disk.stop();
     drop(lock);
     Ok(())
 }
@@ -278,11 +247,11 @@ fn ready_line(config: &Config) -> String {
     format!("ready id={} client={} admin={}", config.id, config.listen_client, config.listen_admin)
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::io(format!("start the thread {name}")))
 }
 
-fn join_thread(thread: JoinHandle<()>) {
+pub(super) fn join_thread(thread: JoinHandle<()>) {
     // A thread that panicked has ended the process already.
     let _ = thread.join();
 }

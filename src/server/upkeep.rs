@@ -6,6 +6,7 @@
 //! one change of the manifest that puts it in the place of everything must find everything as it was when it was made.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::bugbank::planted;
 use crate::raft::{EntryId, NodeId};
@@ -51,6 +52,16 @@ struct Transfer {
     ended: Option<u64>,
 }
 
+/// How far the present round of scrubbing has come.
+#[derive(Debug, Default)]
+struct Scrub {
+    running: bool,
+    /// The number of the file that was read last.
+    after: u32,
+    /// When the next round may begin.
+    next_round: u64,
+}
+
 /// See the module's doc. Times are milliseconds since the start.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
@@ -66,6 +77,9 @@ pub(super) struct Upkeep {
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
     healing: bool,
+    scrub: Scrub,
+    /// What the scrubber has found.
+    pub(super) damage: Option<Arc<str>>,
 }
 
 impl Upkeep {
@@ -80,6 +94,13 @@ impl Upkeep {
     pub(super) fn snapshot_ended(&mut self, peer: NodeId, now: u64) {
         if let Some(transfer) = self.transfers.get_mut(&peer) {
             transfer.ended = Some(now);
+        }
+    }
+
+    pub(super) fn scrubbed(&mut self, damage: Option<String>) {
+        self.scrub.running = false;
+        if let Some(damage) = damage {
+            self.damage = Some(damage.into());
         }
     }
 
@@ -149,6 +170,7 @@ impl<C: Clone> Replica<C> {
             return;
         }
         self.upkeep.look_at = self.now + self.limits.merge_look_ms;
+        self.ask_for_scrub();
         self.upkeep.bytes = self.log.file_bytes();
         self.actions.discard.add(self.log.take_discardable());
         if !self.upkeep.retiring {
@@ -163,6 +185,24 @@ impl<C: Clone> Replica<C> {
         {
             self.upkeep.merge.running = true;
             self.actions.merge = Some(job);
+        }
+    }
+
+    /// One file after another, and a pause between the rounds.
+    fn ask_for_scrub(&mut self) {
+        let scrub = &mut self.upkeep.scrub;
+        if scrub.running || (scrub.after == 0 && self.now < scrub.next_round) {
+            return;
+        }
+        if scrub.after == 0 {
+            scrub.next_round = self.now + self.limits.scrub_round_ms;
+        }
+        match self.log.next_scrub(scrub.after) {
+            Some((id, job)) => {
+                (scrub.running, scrub.after) = (true, id);
+                self.actions.scrub = Some(job);
+            }
+            None => scrub.after = 0,
         }
     }
 

@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use super::founding::{Founding, FoundingMember, Identity};
-pub use super::recovery::Opened;
+pub use super::recovery::{Opened, Workers};
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const IDENTITY: &str = "identity";
@@ -144,26 +144,9 @@ impl Directory {
             chain: writer::Chain::default(),
         };
         let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options, founding.members.len() == 1)?;
-        let recovery::Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor } = recovered;
+        let recovery::Recovered { log, applier, workers, snapshots, store, commit, floor } = recovered;
         let Directory { disk, lock, identity, .. } = self;
-        Ok(Opened {
-            disk,
-            lock,
-            identity,
-            founding,
-            node,
-            hard_state,
-            log,
-            applier,
-            writer,
-            preparer,
-            hinter,
-            merger,
-            snapshots,
-            store,
-            commit,
-            floor,
-        })
+        Ok(Opened { disk, lock, identity, founding, node, hard_state, log, applier, workers, snapshots, store, commit, floor })
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) const CAPACITY: usize = 1 << 20;
 pub(super) const ID_MAX: u32 = 1 << 31;
 
 const VERSION: u32 = 3;
-const FRONT_BYTES: usize = 60;
+const FRONT_BYTES: usize = 64;
 /// Entries that segments leave for the outputs of merges and for received files, so that a full list can become shorter again.
 const RESERVED: usize = 256;
 const ENTRY_BYTES: usize = 56;
@@ -100,6 +100,8 @@ pub(super) struct Manifest {
     pub(super) decided: u64,
     /// The last entry of the log that was put aside because of damage; zero when the log has reached it again.
     pub(super) floor: EntryId,
+    /// Damage was found while the node ran: the next start does not go on with these files if others have the data.
+    pub(super) distrusted: bool,
     /// In the order in which they were listed.
     pub(super) segments: Vec<Listed>,
 }
@@ -133,6 +135,7 @@ impl Manifest {
         for number in [self.decided, self.floor.term, self.floor.index] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.extend_from_slice(&u32::from(self.distrusted).to_le_bytes());
         for listed in &self.segments {
             let (state, first, last, offset) = match listed.state {
                 State::Open => (0u32, 0, 0, 0),
@@ -179,6 +182,7 @@ impl Manifest {
         if version >= 3 {
             manifest.decided = fields.number()?;
             manifest.floor = EntryId { term: fields.number()?, index: fields.number()? };
+            manifest.distrusted = fields.u32().filter(|flag| *flag < 2)? == 1;
         }
         for _ in 0..count {
             let (id, state, node) = (fields.u32()?, fields.u32()?, fields.u128()?);
@@ -212,6 +216,7 @@ mod tests {
             last_id: 4,
             decided: 0,
             floor: EntryId { term: 7, index: 8 },
+            distrusted: true,
             segments: vec![listed(1, State::Sealed { first: 3, last: 9, offset: 5000 }), listed(2, State::Dropped), listed(3, State::Open)],
         };
         let mut manifest = manifest;

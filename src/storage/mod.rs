@@ -221,6 +221,7 @@ mod recovery;
 pub mod reserve;
 pub mod retire;
 mod scan;
+pub mod scrub;
 mod segment;
 pub mod simulated;
 pub mod slots;

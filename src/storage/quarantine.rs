@@ -41,7 +41,7 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
         }
     }
     (writer.manifest.floor, writer.manifest.base) = (floor, EntryId::default());
-    (writer.manifest.applied, writer.manifest.decided) = (0, 0);
+    (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
     writer.write_manifest()
 }
 
@@ -81,7 +81,8 @@ fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, har
             _ => return unknown,
         }
     }
-    last
+    // A header that says more than this node can have promised is damaged, too.
+    if last.term > hard_state.term || last.index > unknown.index { unknown } else { last }
 }
 
 /// The last entry of a segment by the headers of its batches; `None` if it holds none. An error if what follows the last one could have been

@@ -18,6 +18,7 @@ use super::quarantine::quarantine;
 use super::reserve::Reserve;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
+use super::scrub::Scrubber;
 use super::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
 use super::snapshot::SnapshotMaker;
 use super::stage::Stage;
@@ -36,6 +37,21 @@ use super::founding::{Founding, Identity};
 
 /// Hints are merged in memory until they take more than this; then come the next ones.
 const HINT_BYTES_AT_ONCE: usize = 256 << 20;
+
+/// One for each thread that waits for the disk.
+#[derive(Debug)]
+pub struct Workers {
+    /// Writes the log, the hard state and the manifest.
+    pub writer: LogWriter,
+    /// Makes segments.
+    pub preparer: Preparer,
+    /// Makes hints.
+    pub hinter: Hinter,
+    /// Merges files, and removes them.
+    pub merger: Merger,
+    /// Reads files again.
+    pub scrubber: Scrubber,
+}
 
 /// Everything that storage hands to a starting server.
 #[derive(Debug)]
@@ -56,14 +72,8 @@ pub struct Opened {
     pub log: Log,
     /// For the Raft thread.
     pub applier: Applier,
-    /// For the log writer's thread.
-    pub writer: LogWriter,
-    /// For the preparer's thread.
-    pub preparer: Preparer,
-    /// For the hinter's thread.
-    pub hinter: Hinter,
-    /// For the merger's thread.
-    pub merger: Merger,
+    /// For the threads that wait for the disk.
+    pub workers: Workers,
     /// For whoever receives snapshots.
     pub snapshots: SnapshotMaker,
     /// For everybody.
@@ -78,10 +88,7 @@ pub struct Opened {
 pub(super) struct Recovered {
     pub(super) log: Log,
     pub(super) applier: Applier,
-    pub(super) writer: LogWriter,
-    pub(super) preparer: Preparer,
-    pub(super) hinter: Hinter,
-    pub(super) merger: Merger,
+    pub(super) workers: Workers,
     pub(super) snapshots: SnapshotMaker,
     pub(super) store: Arc<Store>,
     pub(super) commit: u64,
@@ -106,7 +113,7 @@ pub(super) struct Sorted {
 /// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
 /// `alone` is a node that is a cluster of its own: nobody else has its data.
 pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options, alone: bool) -> Result<Recovered> {
-    let found = match read(&mut writer, node, hard_state, options) {
+    let found = match read_trusted(&mut writer, node, hard_state, options, alone) {
         Err(damage @ Error::Corrupt { .. }) if !alone && !planted(46) => {
             quarantine(&mut writer, node, hard_state, damage)?;
             read(&mut writer, node, hard_state, options)?
@@ -114,6 +121,15 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         found => found?,
     };
     assemble(writer, node, options, found)
+}
+
+/// As [`read`], unless damage was found while the node ran the last time: much of it stands where a start does not look.
+fn read_trusted(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Options, alone: bool) -> Result<Found> {
+    if writer.manifest.distrusted && !alone {
+        let reason = "damage was found while this node ran".to_owned();
+        return Err(Error::Corrupt { file: "the log".to_owned(), offset: 0, reason });
+    }
+    read(writer, node, hard_state, options)
 }
 
 /// What the files say, before anything is changed.
@@ -177,6 +193,7 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
     let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes)?;
     let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
     let owner = Owner { disk: Arc::clone(&disk), cluster, node, numbers: Arc::clone(&numbers) };
+    let scrubber = Scrubber { disk: Arc::clone(&disk) };
     let snapshots = SnapshotMaker { owner: owner.clone() };
     let merger = Merger { owner, store: Arc::clone(&store), reserve: Arc::clone(&reserve) };
     let preparer = Preparer { disk, cluster, node, segment_bytes: options.segment_bytes, numbers, reserve };
@@ -199,7 +216,8 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
     };
     sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
     let floor = writer.manifest.floor;
-    Ok(Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor })
+    let workers = Workers { writer, preparer, hinter, merger, scrubber };
+    Ok(Recovered { log, applier, workers, snapshots, store, commit, floor })
 }
 
 /// The state and the log up to the open segment: from hints as far as they go, from the segments behind. Also says how many segments'

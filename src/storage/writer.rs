@@ -47,6 +47,10 @@ pub enum Job {
     Merge(Merged),
     /// Put a received snapshot in the place of everything.
     Install(Installation),
+    /// Nothing: the thread that runs jobs is to end, though others may still have some.
+    Stop,
+    /// Damage was found: the next start is not to go on with these files.
+    Distrust,
     /// The log has reached the floor: what was put aside is not needed any more.
     Heal,
     /// Files that the manifest no longer needs have been removed for good.
@@ -83,6 +87,8 @@ pub enum Completion {
     Merged(Merged),
     /// The snapshot is what the state consists of.
     Installed,
+    /// The next start will not go on with these files.
+    Distrusted,
     /// There is no floor any more, and nothing is put aside.
     Healed,
     /// Taken note of.
@@ -202,6 +208,12 @@ impl LogWriter {
             Job::Install(installation) => {
                 self.install(&installation)?;
                 Ok(Completion::Installed)
+            }
+            Job::Stop => Ok(Completion::Forgotten),
+            Job::Distrust => {
+                self.manifest.distrusted = true;
+                self.write_manifest()?;
+                Ok(Completion::Distrusted)
             }
             Job::Heal => {
                 self.heal()?;

@@ -35,7 +35,14 @@ impl Engine {
         let members = vec![FoundingMember { id: ID.to_owned(), uuid: directory.identity().uuid }];
         directory.found(&Founding { cluster: 1, members }).expect("founded");
         let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("an empty log");
-        Engine { disk, log: opened.log, applier: opened.applier, writer: opened.writer, preparer: opened.preparer, store: opened.store }
+        Engine {
+            disk,
+            log: opened.log,
+            applier: opened.applier,
+            writer: opened.workers.writer,
+            preparer: opened.workers.preparer,
+            store: opened.store,
+        }
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {

@@ -18,7 +18,7 @@ use apexkv::server::replica::Replica;
 use apexkv::server::shared::bare_hello;
 use apexkv::server::view::PeerView;
 use apexkv::storage::Options;
-use apexkv::storage::directory::{Directory, Founding, FoundingMember, Identity, Lock, Opened};
+use apexkv::storage::directory::{Directory, Founding, FoundingMember, Identity, Lock, Opened, Workers};
 use apexkv::storage::hinter::{HintJob, Hinter};
 use apexkv::storage::merge::{MergeJob, Merger};
 use apexkv::storage::preparer::Preparer;
@@ -252,7 +252,8 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         None => return Err(Error::Directory("the founding record is gone".into())),
     };
     let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes, reserve_bytes: plan.segment_bytes })?;
-    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor, .. } = opened;
+    let Opened { lock, identity, hard_state, log, applier, workers, snapshots, store, commit, floor, .. } = opened;
+    let Workers { writer, preparer, hinter, merger, .. } = workers;
     if floor.term > 0 {
         return Err(Error::Corrupt { file: "log".into(), offset: 0, reason: format!("all of it up to {floor} was put aside") });
     }

@@ -455,7 +455,15 @@ impl DiskEffect {
             Job::HardState { state, .. } => DiskEffect::HardState(*state),
             Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
             Job::Install(installation) => DiskEffect::Replaced(installation.last),
-            Job::Seal(_) | Job::List(_) | Job::Hint(_) | Job::Retire(_) | Job::Merge(_) | Job::Forget(_) | Job::Heal => DiskEffect::Nothing,
+            Job::Seal(_)
+            | Job::List(_)
+            | Job::Hint(_)
+            | Job::Retire(_)
+            | Job::Merge(_)
+            | Job::Forget(_)
+            | Job::Heal
+            | Job::Stop
+            | Job::Distrust => DiskEffect::Nothing,
         }
     }
 

@@ -10,17 +10,19 @@ mod log;
 mod merges;
 mod real_files;
 mod room;
+mod scrub;
 mod snapshots;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
-use super::directory::{Directory, Founding, FoundingMember, Opened};
+use super::directory::{Directory, Founding, FoundingMember, Opened, Workers};
 use super::disk::Disk;
 use super::hinter::Hinter;
 use super::log::{Location, Log, Room};
 use super::merge::Merger;
 use super::preparer::{PrepareError, Preparer};
 use super::record::{self, Kind, Operation};
+use super::scrub::Scrubber;
 use super::simulated::SimulatedDisk;
 use super::snapshot::{Received, SnapshotMaker};
 use super::store::Store;
@@ -66,6 +68,7 @@ struct Engine {
     preparer: Preparer,
     hinter: Hinter,
     merger: Merger,
+    scrubber: Scrubber,
     snapshots: SnapshotMaker,
     store: Arc<Store>,
     commit: u64,
@@ -85,9 +88,10 @@ impl Engine {
 
     fn open_reserving(disk: Arc<dyn Disk>, segment_bytes: u64, reserve_bytes: u64) -> Result<Engine> {
         let opened = open_directory(disk)?.open_log(&Options { segment_bytes, reserve_bytes })?;
-        let Opened { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, lock, hard_state, .. } = opened;
+        let Opened { log, applier, workers, snapshots, store, commit, lock, hard_state, .. } = opened;
+        let Workers { writer, preparer, hinter, merger, scrubber } = workers;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, durable, hard_state, _lock: lock })
+        Ok(Engine { log, applier, writer, preparer, hinter, merger, scrubber, snapshots, store, commit, durable, hard_state, _lock: lock })
     }
 
     fn last(&self) -> EntryId {

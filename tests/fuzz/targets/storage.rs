@@ -6,7 +6,7 @@ use apexkv::error::{Error, Result};
 use apexkv::raft::EntryId;
 use apexkv::server::marks::{self, Marks};
 use apexkv::storage::Options;
-use apexkv::storage::directory::{Directory, Opened};
+use apexkv::storage::directory::{Directory, Opened, Workers};
 use apexkv::storage::inspect::{Caller, Finding, inspect};
 use apexkv::storage::log::Room;
 use apexkv::storage::record::{self, Kind};
@@ -93,25 +93,26 @@ fn hint(content: &[u8], sealed: bool) {
         return bounded((12 << 20) + 64 * content.len(), || drop(open_once(&disk, None, false)));
     }
     bounded((12 << 20) + 64 * content.len(), || {
-        let last = open_once(&disk, None, true).unwrap_or_else(|error| panic!("a bad hint is no reason to refuse: {error}"));
+        let (last, _) = open_once(&disk, None, true).unwrap_or_else(|error| panic!("a bad hint is no reason to refuse: {error}"));
         assert_eq!(last, directory::LAST);
     });
 }
 
-/// Looks at everything, then opens it: both must come to the same judgement. If it opens, uses it, writes one more entry, and opens it
+/// Looks at everything, then opens it: both must come to the same judgement, a start by refusing the damage or by putting all of the log
+/// aside. If it opens, uses it, writes one more entry, and opens it
 /// again.
 fn open(disk: &Arc<SimulatedDisk>) {
     let damage = look(disk);
-    let last = match open_once(disk, None, true) {
-        Ok(last) => last,
+    let (last, aside) = match open_once(disk, None, true) {
+        Ok(found) => found,
         Err(Error::Corrupt { file, offset, reason }) => {
             return assert!(!damage.is_empty(), "a start refuses {file} at {offset}, and looking finds nothing: {reason}");
         }
         // It may be another node's directory; who only looks does not mind.
         Err(_) => return,
     };
-    assert_eq!(damage, [], "it can be opened");
-    let again =
+    assert!(aside || damage.is_empty(), "it can be opened as it is, and {damage:?}");
+    let (again, _) =
         open_once(disk, Some(last), true).unwrap_or_else(|error| panic!("it was opened and written, and cannot be opened again: {error}"));
     assert_eq!(again.index, last.index + 1, "{again} where one entry was written behind {last}");
 }
@@ -128,9 +129,9 @@ fn look(disk: &Arc<SimulatedDisk>) -> Vec<Finding> {
     inspected.report.damage
 }
 
-/// Returns the last entry as it was when opened, behind which one more was written; the second time, `before` is what it was then. Every
+/// Returns the last entry as it was when opened, and whether what was there before has been put aside. Behind that entry one more was written; the second time, `before` is what it was then. Every
 /// value must be readable if `sound`.
-fn open_once(disk: &Arc<SimulatedDisk>, before: Option<EntryId>, sound: bool) -> Result<EntryId> {
+fn open_once(disk: &Arc<SimulatedDisk>, before: Option<EntryId>, sound: bool) -> Result<(EntryId, bool)> {
     let mut directory = Directory::open(disk.boot(), ID)?;
     let (file, payload) = match directory.founding() {
         Some(_) => directory.take_marks(),
@@ -139,13 +140,13 @@ fn open_once(disk: &Arc<SimulatedDisk>, before: Option<EntryId>, sound: bool) ->
     let founding = directory.founding().expect("just looked at").clone();
     Marks::open(file, &payload, &founding, ID)?;
     let opened = directory.open_log(&Options { segment_bytes: SEGMENT_BYTES as u64, reserve_bytes: 0 })?;
-    let last = opened.log.last();
+    let (last, aside) = (opened.log.last(), opened.floor.term > 0);
     assert!(opened.commit <= last.index && last.term <= opened.hard_state.term, "{} of {last}, {:?}", opened.commit, opened.hard_state);
     read_all(&opened, sound);
     if before.is_none() {
         append(opened)?;
     }
-    Ok(last)
+    Ok((last, aside))
 }
 
 /// Every value that the index points at is there, and every entry can be sent.
@@ -166,7 +167,8 @@ fn read_all(opened: &Opened, sound: bool) {
 }
 
 fn append(opened: Opened) -> Result<()> {
-    let Opened { mut log, mut writer, hard_state, commit, mut preparer, .. } = opened;
+    let Opened { mut log, workers, hard_state, commit, .. } = opened;
+    let Workers { mut writer, mut preparer, .. } = workers;
     let mut noop = Vec::new();
     record::encode(&mut noop, Kind::NoOp, &[]);
     record::seal(&mut noop, EntryId { term: hard_state.term, index: log.last().index + 1 });
