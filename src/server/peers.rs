@@ -293,5 +293,8 @@ fn kick_channels(peers: &BTreeMap<NodeId, String>) -> (BTreeMap<NodeId, Vec<Send
 #[path = "peers_fixture.rs"]
 mod fixture;
 #[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod snapshot_tests;
+#[cfg(test)]
 #[path = "peers_tests.rs"]
 mod tests;
