@@ -1,5 +1,5 @@
-//! The merger's thread: rewrites what is still needed of old files, in the background and no faster than the disk can spare. Whoever asks is
-//! the Raft thread; what comes of it goes through the log writer, as every change of the manifest does.
+//! The merger's thread: rewrites what is still needed of old files, in the background and no faster than the disk can spare. Whoever asks
+//! is the Raft thread; what comes of it goes through the log writer, as every change of the manifest does.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::error::Error;
 use crate::storage::merge::{MergeJob, Merger};
 use crate::storage::preparer::PrepareError;
+use crate::storage::retire::Discarded;
 use crate::storage::snapshot::OldState;
 use crate::storage::writer::Job;
 
@@ -25,7 +26,7 @@ pub(super) enum MergerWork {
     /// To merge files.
     Merge(MergeJob),
     /// To remove files that the manifest no longer names.
-    Discard(Vec<u32>),
+    Discard(Discarded),
     /// To give memory back, which takes a while if it is much.
     Drop(OldState),
 }
@@ -49,8 +50,8 @@ pub(super) fn run_merger<C>(
                 drop(old);
                 continue;
             }
-            MergerWork::Discard(ids) => match merger.discard(&ids) {
-                Ok(()) => Job::Forget(ids),
+            MergerWork::Discard(files) => match merger.discard(files) {
+                Ok(ids) => Job::Forget(ids),
                 Err(error) => fatal(&error),
             },
         };

@@ -11,7 +11,7 @@
 //! | receives from a link | one per inbound link | [`super::inbound`] |
 //! | sends on a link | two per peer | [`super::links`] |
 //! | waits for a link's end | one per outbound connection | [`super::links`] |
-//! | sends a snapshot | one per transfer | [`super::snapshot_sender`] |
+//! | sends a snapshot | one per transfer | `snapshot_sender` |
 //! | makes marks durable, gives half snapshots up | 1 | here |
 
 use std::collections::BTreeMap;
@@ -41,15 +41,17 @@ use super::sockets::Timing;
 use super::view::PeerView;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
-use crate::raft::NodeId;
+use crate::raft::{self, NodeId};
 use crate::storage::directory::{Founding, Identity};
 use crate::storage::slots::SlotFile;
 use crate::storage::snapshot::SnapshotMaker;
 
 /// Messages that may wait for the control link: small ones, and only the newest matter.
 const CONTROL_QUEUE: usize = 1024;
-/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds.
+/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds. A queue that ran full while the link
+/// still carries what is in it would have the core send the same again.
 const BULK_QUEUE: usize = 256;
+const _: () = assert!(BULK_QUEUE >= 2 * raft::APPENDS_UNDER_WAY_MAX, "the core fills the queue of a slow link by itself");
 /// Half a snapshot with which nobody has gone on for this long is given up.
 const HALF_KEPT: Duration = Duration::from_secs(60);
 

@@ -28,14 +28,19 @@ const BURST_TIME: Duration = Duration::from_millis(10);
 /// How long a leader that is asked to stop waits for a successor.
 const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
 
-/// Where a replica's decisions go.
-pub(super) struct Outlets {
-    pub(super) peers: Arc<Peers>,
-    pub(super) view: Arc<PeerView>,
+/// The queues of the threads that wait for the disk.
+pub(super) struct DiskQueues {
     pub(super) writer: Sender<Job>,
     pub(super) preparer: Sender<u64>,
     pub(super) hinter: Sender<HintJob>,
     pub(super) merger: Sender<MergerWork>,
+}
+
+/// Where a replica's decisions go.
+pub(super) struct Outlets {
+    pub(super) peers: Arc<Peers>,
+    pub(super) view: Arc<PeerView>,
+    pub(super) queues: DiskQueues,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
     /// Printed once, when a leader is known for the first time.
@@ -112,10 +117,13 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
         return;
     }
     let view = &outlets.view;
-    view.set_position(position.term, position.last);
+    // What was lost to damage counts as present: it was promised.
+    view.set_position(position.term, position.last.max(position.floor));
     for (peer, matched) in &position.matched {
-        let term = replica.node().outline().term_of(*matched).unwrap_or(0);
-        view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        // What has left the log was committed without this acknowledgement, so nobody need remember it.
+        if let Some(term) = replica.node().outline().term_of(*matched) {
+            view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        }
     }
     if position.role != published.role || position.leader != published.leader || position.term != published.term {
         announce(published, &position, outlets);
@@ -155,25 +163,25 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
             outlets.metrics.log_bytes.add(batch.bytes());
         }
         // A closed channel means that the log writer has ended the process or the process is stopping.
-        let _ = outlets.writer.send(job);
+        let _ = outlets.queues.writer.send(job);
     }
     if let Some(min_bytes) = actions.prepare {
-        let _ = outlets.preparer.send(min_bytes);
+        let _ = outlets.queues.preparer.send(min_bytes);
     }
     if let Some(job) = actions.hint {
-        let _ = outlets.hinter.send(job);
+        let _ = outlets.queues.hinter.send(job);
     }
     if let Some(job) = actions.merge {
-        let _ = outlets.merger.send(MergerWork::Merge(job));
+        let _ = outlets.queues.merger.send(MergerWork::Merge(job));
     }
     if let Some(old) = actions.old_state {
-        let _ = outlets.merger.send(MergerWork::Drop(old));
+        let _ = outlets.queues.merger.send(MergerWork::Drop(old));
     }
     for snapshot in actions.snapshots {
         outlets.peers.send_snapshot(snapshot);
     }
     if !actions.discard.is_empty() {
-        let _ = outlets.merger.send(MergerWork::Discard(actions.discard));
+        let _ = outlets.queues.merger.send(MergerWork::Discard(actions.discard));
     }
     answer(actions.replies);
 }

@@ -16,7 +16,11 @@ use crate::error::{Error, Result};
 use crate::raft::{Node, Settings};
 use crate::storage::directory::{Directory, Opened};
 use crate::storage::disk::Disk;
+use crate::storage::hinter::Hinter;
+use crate::storage::merge::Merger;
+use crate::storage::preparer::Preparer;
 use crate::storage::real::RealDisk;
+use crate::storage::writer::LogWriter;
 use crate::storage::{self, mapping};
 
 use super::clients::{ClientLimits, ClientPort, ClientPortConfig};
@@ -25,7 +29,7 @@ use super::event::Event;
 use super::merge_thread::run_merger;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
-use super::raft_thread::{self, Outlets};
+use super::raft_thread::{self, DiskQueues, Outlets};
 use super::recovered::recovered;
 use super::replica::{Limits, Replica};
 use super::status::{Member, StatusView};
@@ -166,12 +170,27 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, .. } =
-        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
+    let Opened {
+        lock,
+        founding,
+        node: own,
+        hard_state,
+        log,
+        applier,
+        writer,
+        preparer,
+        hinter,
+        merger,
+        snapshots,
+        store,
+        commit,
+        floor,
+        ..
+    } = directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last()));
+    let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {
             id: config.id.clone(),
@@ -189,39 +208,17 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         Arc::clone(&view),
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
-    let node = Node::new(own, settings(config), rand::random(), recovered);
+    let mut node = Node::new(own, settings(config), rand::random(), recovered);
+    node.set_floor(floor);
     let replica = Replica::new(node, log, applier, limits(config));
 
     let members = identity::numbered(&founding);
     let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
     let first = status.member.set(member).is_ok();
     assert!(first, "a server joins its cluster once");
-    let (jobs, jobs_received) = unbounded();
-    let (requests, requests_received) = unbounded();
-    let (hints, hints_received) = unbounded();
-    let (merges, merges_received) = unbounded();
-    let outlets = Outlets {
-        peers: Arc::clone(&peers),
-        view,
-        writer: jobs.clone(),
-        preparer: requests,
-        hinter: hints,
-        merger: merges,
-        metrics: Arc::clone(&metrics),
-        position: Arc::clone(&status.position),
-        ready: ready_line(config),
-    };
-    let mut disk_work = Vec::new();
-    let (writer_inbox, preparer_metrics) = (inbox.clone(), Arc::clone(&metrics));
-    let merger_metrics = Arc::clone(&metrics);
-    disk_work.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &writer_inbox, &metrics))?);
-    let preparer_inbox = inbox.clone();
-    let (hinter_jobs, hinter_inbox) = (jobs.clone(), inbox.clone());
-    disk_work.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &hinter_jobs, &hinter_inbox))?);
-    let (merger_jobs, merger_inbox) = (jobs.clone(), inbox.clone());
-    disk_work.push(spawn("merger", move || run_merger(&merger, &merges_received, &merger_jobs, &merger_inbox, &merger_metrics))?);
-    let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox, &preparer_metrics);
-    disk_work.push(spawn("preparer", preparing)?);
+    let (queues, disk_work) = start_disk_threads(DiskParts { writer, preparer, hinter, merger }, &inbox, &metrics)?;
+    let outlets =
+        Outlets { peers: Arc::clone(&peers), view, queues, metrics, position: Arc::clone(&status.position), ready: ready_line(config) };
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
@@ -236,6 +233,35 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk_work.into_iter().for_each(join_thread);
     drop(lock);
     Ok(())
+}
+
+/// What the threads that wait for the disk own.
+struct DiskParts {
+    writer: LogWriter,
+    preparer: Preparer,
+    hinter: Hinter,
+    merger: Merger,
+}
+
+/// They end one after another when the Raft thread has let go of their queues.
+fn start_disk_threads(parts: DiskParts, inbox: &Inbox, metrics: &Arc<Metrics>) -> Result<(DiskQueues, Vec<JoinHandle<()>>)> {
+    let DiskParts { writer, preparer, hinter, merger } = parts;
+    let (jobs, jobs_received) = unbounded();
+    let (requests, requests_received) = unbounded();
+    let (hints, hints_received) = unbounded();
+    let (merges, merges_received) = unbounded();
+    let queues = DiskQueues { writer: jobs.clone(), preparer: requests, hinter: hints, merger: merges };
+    let with = || (jobs.clone(), inbox.clone(), Arc::clone(metrics));
+    let mut threads = Vec::new();
+    let (_, inbox, metrics) = with();
+    threads.push(spawn("log-writer", move || disk_threads::run_writer(writer, &jobs_received, &inbox, &metrics))?);
+    let (jobs, inbox, _) = with();
+    threads.push(spawn("hinter", move || disk_threads::run_hinter(&hinter, &hints_received, &jobs, &inbox))?);
+    let (jobs, inbox, metrics) = with();
+    threads.push(spawn("merger", move || run_merger(&merger, &merges_received, &jobs, &inbox, &metrics))?);
+    let (jobs, inbox, metrics) = with();
+    threads.push(spawn("preparer", move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &inbox, &metrics))?);
+    Ok((queues, threads))
 }
 
 /// With the default heartbeat, a follower that had no room for an append gets it again after this time at the latest, long before the

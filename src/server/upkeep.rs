@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::bugbank::planted;
-use crate::raft::NodeId;
+use crate::raft::{EntryId, NodeId};
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -61,12 +61,11 @@ pub(super) struct Upkeep {
     /// What [`crate::storage::log::Log::file_bytes`] said when it was last looked.
     pub(super) bytes: (u64, u64),
     transfers: BTreeMap<NodeId, Transfer>,
-    /// Files that the manifest no longer names. They stay while a snapshot is under way, whose hints are read by name.
-    unneeded: Vec<u32>,
     /// Waits until nothing else is being done, with the term in which it was offered.
     received: Option<(Received, u64)>,
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
+    healing: bool,
 }
 
 impl Upkeep {
@@ -98,10 +97,10 @@ impl<C: Clone> Replica<C> {
     /// Begins what can be done now. `lagging` are the followers that need entries which have left the log.
     pub(super) fn keep_up(&mut self, lagging: Vec<NodeId>) {
         self.send_snapshots(lagging);
-        self.discard_unneeded();
         if self.upkeep.is_installing() {
             return self.install();
         }
+        self.heal();
         self.ask_for_hint();
         self.ask_for_merge();
     }
@@ -118,12 +117,16 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
                 self.node.compacted(retirement.last());
             }
-            Completion::Merged(merged) => {
+            Completion::Merged(_) => {
                 self.upkeep.merge.running = false;
                 self.upkeep.look_at = self.now;
-                self.upkeep.unneeded.extend(merged.inputs());
             }
-            Completion::Installed(dropped) => self.installed(dropped),
+            Completion::Installed => self.installed(),
+            Completion::Healed => {
+                self.upkeep.healing = false;
+                self.node.set_floor(EntryId::default());
+                log::info!("the log that was lost to damage has been fetched again");
+            }
             _ => {}
         }
     }
@@ -147,6 +150,7 @@ impl<C: Clone> Replica<C> {
         }
         self.upkeep.look_at = self.now + self.limits.merge_look_ms;
         self.upkeep.bytes = self.log.file_bytes();
+        self.actions.discard.add(self.log.take_discardable());
         if !self.upkeep.retiring {
             let needed = self.needed_log();
             if let Some(retirement) = self.log.next_retirement(self.limits.retain_log_bytes, needed) {
@@ -181,6 +185,17 @@ impl<C: Clone> Replica<C> {
         pinned.min(if much_too_long { u64::MAX } else { lacking })
     }
 
+    /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node ever
+    /// acknowledged is missing.
+    fn heal(&mut self) {
+        let (floor, durable) = (self.node.floor(), self.node.durable());
+        let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
+        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
+            self.upkeep.healing = true;
+            self.actions.jobs.push(Job::Heal);
+        }
+    }
+
     // ---- snapshots of this node ----
 
     fn send_snapshots(&mut self, lagging: Vec<NodeId>) {
@@ -195,12 +210,6 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    fn discard_unneeded(&mut self) {
-        if self.upkeep.transfers.values().all(|transfer| transfer.ended.is_some()) {
-            self.actions.discard.append(&mut self.upkeep.unneeded);
-        }
-    }
-
     // ---- snapshots of others ----
 
     /// A snapshot has arrived whole.
@@ -208,7 +217,7 @@ impl<C: Clone> Replica<C> {
         if !self.upkeep.is_installing() && self.wants(&received, term) {
             self.upkeep.received = Some((received, term));
         } else {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
         }
     }
 
@@ -228,20 +237,19 @@ impl<C: Clone> Replica<C> {
         }
         let Some((received, term)) = self.upkeep.received.take() else { return };
         if !self.wants(&received, term) {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
             return;
         }
         self.actions.jobs.push(Job::Install(self.log.installation(&received)));
         self.upkeep.installing = Some(received);
     }
 
-    fn installed(&mut self, dropped: Vec<u32>) {
+    fn installed(&mut self) {
         let Some(received) = self.upkeep.installing.take() else { panic!("a snapshot was installed that nobody asked for") };
         let last = received.last;
         self.applier.installed(last.index);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
-        self.upkeep.unneeded.extend(dropped);
         // Files that were in the way are gone.
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }

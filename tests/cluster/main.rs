@@ -37,6 +37,7 @@ mod node;
 mod partitions;
 mod ports;
 mod proxy;
+mod repair;
 mod sizes;
 mod slow_links;
 mod small_disk;

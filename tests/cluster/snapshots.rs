@@ -142,8 +142,8 @@ fn compare(cluster: &mut Cluster, expected: &Expected) {
 #[test]
 fn a_follower_that_was_away_for_long_gets_files_though_its_connection_breaks() {
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    let seed = rand::random();
-    println!("seed {seed}");
+    let seed: u64 = rand::random();
+    eprintln!("seed {seed}");
     let (mut random, mut expected) = (StdRng::seed_from_u64(seed), Expected::new());
     let (mut cluster, links) = cluster();
     for round in 0..rounds {
@@ -164,7 +164,7 @@ fn a_follower_that_was_away_for_long_gets_files_though_its_connection_breaks() {
         let began = Instant::now();
         link.set_cut(false);
         wait_equal(&cluster, behind);
-        println!("round {round}: {:?} from the break on", began.elapsed());
+        eprintln!("round {round}: {:?} from the break on", began.elapsed());
         assert!(cluster.nodes[behind].count_said("goes on with the snapshot") > 0, "what had arrived was sent again");
         assert_eq!(cluster.nodes[leader].count_said("cannot be read"), 0, "the snapshot's files went while it was under way");
         compare(&mut cluster, &expected);
@@ -209,6 +209,6 @@ fn an_empty_node_of_a_cluster_that_was_founded_long_ago_gets_everything() {
     wait_equal(&cluster, behind);
     let took = began.elapsed();
     assert!(took < Duration::from_secs(15), "a few megabytes took {took:?}");
-    println!("{} bytes in {took:?}, its start included", counter(&cluster.nodes[behind], "snapshot_bytes_in"));
+    eprintln!("{} bytes in {took:?}, its start included", counter(&cluster.nodes[behind], "snapshot_bytes_in"));
     compare(&mut cluster, &expected);
 }
