@@ -1,6 +1,6 @@
 //! The receiving side of a link: the first exchange, then frame after frame into the inbox. Nothing of a peer that was not admitted gets
 //! further than the exchange. Nothing is ever said on an inbound link but the welcome or the refusal; snapshots are answered, see
-//! [`super::snapshot_receiver`].
+//! `snapshot_receiver`.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,5 +1,5 @@
-//! The merger's thread: rewrites what is still needed of old files, in the background and no faster than the disk can spare. Whoever asks is
-//! the Raft thread; what comes of it goes through the log writer, as every change of the manifest does.
+//! The merger's thread: rewrites what is still needed of old files, in the background and no faster than the disk can spare. Whoever asks
+//! is the Raft thread; what comes of it goes through the log writer, as every change of the manifest does.
 
 use std::sync::Arc;
 

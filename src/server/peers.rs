@@ -11,7 +11,7 @@
 //! | receives from a link | one per inbound link | [`super::inbound`] |
 //! | sends on a link | two per peer | [`super::links`] |
 //! | waits for a link's end | one per outbound connection | [`super::links`] |
-//! | sends a snapshot | one per transfer | [`super::snapshot_sender`] |
+//! | sends a snapshot | one per transfer | `snapshot_sender` |
 //! | makes marks durable, gives half snapshots up | 1 | here |
 
 use std::collections::BTreeMap;
@@ -294,6 +294,9 @@ fn kick_channels(peers: &BTreeMap<NodeId, String>) -> (BTreeMap<NodeId, Vec<Send
 #[cfg(test)]
 #[path = "peers_fixture.rs"]
 mod fixture;
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod snapshot_tests;
 #[cfg(test)]
 #[path = "peers_tests.rs"]
 mod tests;

@@ -1,8 +1,7 @@
 //! What the Raft thread relies on from its links, between nodes of one process and against peers that misbehave.
 
 use std::io::Write;
-use std::net::Shutdown;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -197,7 +196,7 @@ fn those_who_forgot_are_refused_and_nothing_of_them_arrives() {
     let good = |link| Hello { term: 5, last: EntryId { term: 5, index: 9 }, ..sites[1].hello(&founding, link, 3, 1) };
     drop(welcomed(&sites[0], good(LinkClass::Control)));
     a.wait_link(NodeId(2), LinkChange::Down);
-    for link in [LinkClass::Control, LinkClass::Bulk] {
+    for link in [LinkClass::Control, LinkClass::Bulk, LinkClass::Snapshot] {
         let expect = |hello: Hello, text: &str| {
             let reason = refused(&sites[0], hello);
             assert!(reason.contains(text), "{reason}");

@@ -1,6 +1,6 @@
-//! The receiving side of a snapshot's connection: chunk after chunk to disk, an answer to each, and at the end the whole to the Raft thread,
-//! which decides whether it is wanted. Nothing received here counts for anything before that. Memory holds one chunk and the keys of the
-//! file being written.
+//! The receiving side of a snapshot's connection: chunk after chunk to disk, an answer to each, and at the end the whole to the Raft
+//! thread, which decides whether it is wanted. Nothing received here counts for anything before that. Memory holds one chunk and the keys
+//! of the file being written.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::dialer::{Dialer, SocketInUse};
 use super::event::OutgoingSnapshot;
 use super::pace::{Pace, Rates};
+use super::shared::Shared;
 use super::sockets::describe_error;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
@@ -25,6 +26,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 const WINDOW: usize = 4;
 /// A connection that breaks is made again for so long without progress: half as long as the receiver keeps what it has.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A receiver that cannot take a snapshot, for lack of room perhaps, is not sent another one for so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// Longest sleep before it is looked whether the transport ends.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes that are read and sent in a second.
 const RATES: Rates = Rates { busy: 64 << 20, idle: 256 << 20 };
 
@@ -34,6 +39,8 @@ enum Trouble {
     Broken(String),
     /// No other one will do better; text for a person.
     Over(String),
+    /// The receiver cannot take it; text for a person.
+    Refused(String),
 }
 
 impl From<Error> for Trouble {
@@ -57,6 +64,8 @@ pub(super) struct SnapshotSender {
     moved: Instant,
     /// Bytes of records sent.
     bytes: u64,
+    /// After the end nobody shall try again before this time has passed.
+    pause: Duration,
     /// When the receiver was first ready to take it.
     begun: Option<Instant>,
 }
@@ -71,7 +80,17 @@ impl SnapshotSender {
             files: snapshot.snapshot.files(),
             bytes: snapshot.snapshot.bytes(),
         };
-        SnapshotSender { to, socket, snapshot, begin, sent: Position::default(), moved: Instant::now(), bytes: 0, begun: None }
+        SnapshotSender {
+            to,
+            socket,
+            snapshot,
+            begin,
+            sent: Position::default(),
+            moved: Instant::now(),
+            bytes: 0,
+            pause: Duration::ZERO,
+            begun: None,
+        }
     }
 
     /// Sends it, however often the connection breaks, and says in the end that it is over.
@@ -93,9 +112,10 @@ impl SnapshotSender {
             }
             Err(reason) => log::debug!("the snapshot to {id} up to {last} ends again: {reason}"),
         }
-        let (shared, peer) = (self.to.shared.clone(), self.to.peer);
-        // The files are let go before anybody may take them for free.
+        let (shared, peer, length) = (self.to.shared.clone(), self.to.peer, self.pause);
+        // The files are let go first: whoever hears of the end may remove them.
         drop(self);
+        pause(&shared, length);
         shared.registry.inbox().snapshot_ended(peer);
     }
 
@@ -104,6 +124,10 @@ impl SnapshotSender {
             let reason = match self.try_once() {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Over(reason)) => return Err(reason),
+                Err(Trouble::Refused(reason)) => {
+                    self.pause = REFUSED_PAUSE;
+                    return Err(reason);
+                }
                 Err(Trouble::Broken(reason)) => reason,
             };
             // Somebody who was never there is not waited for: whoever wants the snapshot sent will ask again.
@@ -112,7 +136,7 @@ impl SnapshotSender {
             }
             self.check_term().map_err(|_| reason.clone())?;
             log::debug!("the snapshot to {} goes on soon: {reason}", self.to.id);
-            thread::sleep(self.to.shared.timing.pause_max.mul_f64(rand::random_range(0.5..1.0)));
+            pause(&self.to.shared, self.to.shared.timing.pause_max.mul_f64(rand::random_range(0.5..1.0)));
         }
     }
 
@@ -231,8 +255,16 @@ fn write(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 fn unexpected(said: &Said) -> Trouble {
-    Trouble::Over(match said {
-        Said::Failed(reason) => format!("it says: {}", reason.escape_debug()),
-        other => format!("it answers with {other:?}"),
-    })
+    match said {
+        Said::Failed(reason) => Trouble::Refused(format!("it says: {}", reason.escape_debug())),
+        other => Trouble::Over(format!("it answers with {other:?}")),
+    }
+}
+
+/// Waits, unless the transport ends.
+fn pause(shared: &Shared, length: Duration) {
+    let until = Instant::now() + length;
+    while Instant::now() < until && !shared.is_stopping() {
+        thread::sleep(LOOK_AGAIN.min(length));
+    }
 }

@@ -4,10 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use apexkv::protocol::handshake::{Greeting, Hello, LinkClass};
+use apexkv::protocol::snapshot::{self, Begin, Said as Carried};
 use apexkv::protocol::{frame, peer};
 use apexkv::raft::{Config, Entries, EntryId, Envelope, Message, NodeId};
 use apexkv::storage::directory::{Founding, FoundingMember};
 use apexkv::storage::record::{self, Operation};
+use apexkv::storage::snapshot::Position;
 use apexkv_client::protocol::{Command, Extension, SCAN_KEYS_ONLY, Status, encode_extended_request, encode_request, encode_response};
 
 use super::properties::alone;
@@ -103,7 +105,27 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
     };
     peer::encode(&mut bulk, &envelope(append), put).expect("within limits");
     let listed = as_list(&bulk[1..]);
-    vec![("sound-messages", small), ("sound-append", bulk), ("sound-append-listed", listed)]
+    let transfer = transfer(&records);
+    vec![("sound-messages", small), ("sound-append", bulk), ("sound-append-listed", listed), ("sound-snapshot", transfer)]
+}
+
+/// All that is said while a snapshot is sent.
+fn transfer(records: &[u8]) -> Vec<u8> {
+    let begin = Begin { term: 3, last: EntryId { term: 3, index: 9 }, transfer: 5, files: 2, bytes: 400 };
+    let (from, behind) = (Position { file: 1, record: 2 }, Position { file: 1, record: 6 });
+    let mut frames = Vec::new();
+    for said in [
+        Carried::Begin(begin),
+        Carried::Resume(from),
+        Carried::Chunk { from, count: 4, records: records.to_vec() },
+        Carried::Ack(behind),
+        Carried::End,
+        Carried::Done,
+        Carried::Failed("no room".to_owned()),
+    ] {
+        snapshot::encode(&mut frames, &said).expect("within limits");
+    }
+    as_list(&frames)
 }
 
 /// The form in which checksums are set right later.

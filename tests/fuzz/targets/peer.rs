@@ -3,6 +3,7 @@
 use apexkv::protocol::frame::{self, Frame};
 use apexkv::protocol::handshake::{Greeting, Hello};
 use apexkv::protocol::peer::{self, Said};
+use apexkv::protocol::snapshot;
 use apexkv::raft::EntryId;
 use apexkv::server::identity::{Mark, Standing, Verdict, judge};
 use apexkv::storage::directory::{Founding, FoundingMember};
@@ -25,7 +26,10 @@ pub(crate) fn peer_frames(data: &[u8]) {
             let before = rest;
             let Ok(Some(frame)) = frame::read(&mut rest) else { return };
             let whole = &before[..before.len() - rest.len()];
-            let Ok(said) = peer::decode(frame) else { continue };
+            let Ok(said) = peer::decode(frame) else {
+                carry(whole);
+                continue;
+            };
             let mut again = Vec::new();
             let encoded = match &said {
                 Said::Keepalive => peer::encode_keepalive(&mut again),
@@ -38,6 +42,15 @@ pub(crate) fn peer_frames(data: &[u8]) {
             assert_eq!(again, whole, "{said:?}");
         }
     });
+}
+
+/// A frame on a snapshot's connection.
+fn carry(whole: &[u8]) {
+    let Ok(Some(frame)) = frame::read(&mut &whole[..]) else { panic!("a frame that was read cannot be read again") };
+    let Ok(said) = snapshot::decode(frame) else { return };
+    let mut again = Vec::new();
+    snapshot::encode(&mut again, &said).unwrap_or_else(|error| panic!("{said:?} was read and cannot be written: {error}"));
+    assert_eq!(again, whole, "{said:?}");
 }
 
 /// The first frame of either side. A greeting that is understood encodes to the bytes it was read from, and can be judged.
