@@ -10,7 +10,7 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench model bugbank fuzz install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench model bugbank fuzz fulldisk install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
@@ -27,6 +27,7 @@ help:
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
 	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
 	@echo 'make fuzz         fuzz TARGET=$(TARGET) for SECONDS=$(SECONDS), guided by coverage; TARGET=all takes one after another'
+	@echo 'make fulldisk     fill the disks of three nodes, on small file systems of their own: as root, or where user namespaces are allowed'
 	@echo 'make bugbank      plant known mistakes one by one and show which test notices each'
 	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
 	@echo
@@ -93,6 +94,11 @@ fuzz: cargo
 	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(FUZZ_DIR)/build $$target \
 	$(FUZZ_DIR)/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 \
 	-malloc_limit_mb=64 -artifact_prefix=$(FUZZ_DIR)/found/$$target/ $(ARGS) || exit 1; done
+
+# In a namespace of its own even as root, so that no mount can stay behind.
+fulldisk: cargo
+	@APEXKV_SMALL_DISKS=mounted unshare $(if $(filter 0,$(shell id -u)),,--map-root-user) --mount \
+	$(CARGO) test -p apexkv --test cluster full_disk $(ARGS)
 
 bugbank: cargo
 	@CARGO='$(CARGO)' tests/bugbank.sh $(ARGS)

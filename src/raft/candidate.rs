@@ -49,7 +49,7 @@ impl Node {
             self.failed_elections += 1;
         }
         self.arm_election();
-        if self.is_voter() && self.able && !self.stalled && self.ban == 0 && !self.is_storing() {
+        if self.is_voter() && self.fitness.may_campaign() && self.ban == 0 && !self.is_storing() {
             self.seek_pre_votes();
         } else if matches!(self.role, Role::Candidate(_)) && !self.is_storing() {
             self.become_follower(None);
@@ -133,7 +133,7 @@ impl Node {
         match (candidacy.phase, won, lost) {
             (Phase::PreVote, true, _) => self.campaign(false),
             // Without room for its no-op a leader could do nothing but hold the others up.
-            (Phase::Vote, true, _) if self.able => self.become_leader(),
+            (Phase::Vote, true, _) if self.fitness.able => self.become_leader(),
             (Phase::Vote, true, _) => self.retire(),
             (Phase::PreVote, _, true) => self.retire(),
             (Phase::Vote, _, true) => {

@@ -19,7 +19,7 @@ impl Node {
 
     /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1).
     fn is_current(&self, last: EntryId) -> bool {
-        let own = self.outline.last();
+        let own = self.outline.last().max(self.fitness.floor);
         if planted(5) {
             return last.term >= own.term && last.index >= own.index;
         }
@@ -157,7 +157,7 @@ impl Node {
         self.hear_leader(from);
         self.heard_round = self.heard_round.max(round);
         self.commit_up_to(commit, if planted(94) { self.outline.last().index } else { self.verified });
-        self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.able });
+        self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.fitness.may_succeed() });
         // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
         if commit < self.durable.min(self.verified) {
             self.acknowledge();
@@ -179,6 +179,14 @@ impl Node {
         }
     }
 
+    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
+    /// several times within [`super::Settings::resend_ticks`].
+    pub fn arriving(&mut self, peer: NodeId) {
+        if self.leader == Some(peer) && !self.is_leader() {
+            self.send(peer, Message::Arriving);
+        }
+    }
+
     /// Acknowledges to the leader of the present term what is both durable and verified against it.
     pub(super) fn acknowledge(&mut self) {
         if let Some(leader) = self.leader
@@ -190,7 +198,7 @@ impl Node {
     }
 
     pub(super) fn on_timeout_now(&mut self, from: NodeId) {
-        if self.leader == Some(from) && self.is_voter() && self.able && !self.is_storing() {
+        if self.leader == Some(from) && self.is_voter() && self.fitness.may_succeed() && !self.is_storing() {
             self.campaign(true);
         }
     }

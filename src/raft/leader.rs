@@ -206,9 +206,10 @@ impl Node {
 
     /// A leader that is heard but cannot work must go: its followers hear it and would never replace it.
     fn hand_over_if_useless(&mut self) {
-        let (stalled, limit) = (self.stalled, self.settings.stall_ticks);
+        let (fitness, limit) = (self.fitness, self.settings.stall_ticks);
         let Some(leadership) = self.leadership() else { return };
-        let useless = (stalled || leadership.uncommitted_ticks >= limit) && !planted(109);
+        let stuck = leadership.uncommitted_ticks >= limit;
+        let useless = (fitness.should_yield() || stuck) && !planted(109);
         if !useless {
             if let Some(leadership) = self.leadership_mut() {
                 leadership.handovers = 0;
@@ -219,10 +220,12 @@ impl Node {
             return;
         }
         if leadership.handovers < HANDOVER_ATTEMPTS {
+            // Who can still commit finishes what is under way first, so that no write is left open.
+            let forced = fitness.stalled || stuck || leadership.handovers > 0;
             if let Some(leadership) = self.leadership_mut() {
                 leadership.handovers += 1;
             }
-            self.begin_transfer(None, true);
+            self.begin_transfer(None, forced);
         } else {
             self.ban = self.settings.ban_ticks;
             self.step_down();

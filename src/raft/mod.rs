@@ -44,6 +44,7 @@
 
 mod candidate;
 mod chance;
+mod fitness;
 mod follower;
 mod invariants;
 mod leader;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::candidate::{Candidacy, Phase};
 use super::chance::Chance;
+use super::fitness::Fitness;
 use super::invariants::Watch;
 use super::leader::Leadership;
 use super::message::{Config, Entries, EntryId, Envelope, HardState, Message, NodeId};
@@ -85,10 +86,7 @@ pub struct Node {
     pub(super) suspicion: Option<u32>,
     pub(super) failed_elections: u32,
     pub(super) ban: u32,
-    /// The host has room for records and its disk answers.
-    pub(super) able: bool,
-    /// The host's disk has not answered for the stall time.
-    pub(super) stalled: bool,
+    pub(super) fitness: Fitness,
     /// Messages of the present term that wait for term and vote to be durable.
     held: Vec<Envelope>,
     pub(super) outbox: Vec<Envelope>,
@@ -125,8 +123,7 @@ impl Node {
             suspicion: None,
             failed_elections: 0,
             ban: 0,
-            able: true,
-            stalled: false,
+            fitness: Fitness::UNKNOWN,
             held: Vec::new(),
             outbox: Vec::new(),
             snapshots: Vec::new(),
@@ -379,21 +376,6 @@ impl Node {
         }
     }
 
-    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
-    /// several times within [`Settings::resend_ticks`].
-    pub fn arriving(&mut self, peer: NodeId) {
-        if self.leader == Some(peer) && !self.is_leader() {
-            self.send(peer, Message::Arriving);
-        }
-    }
-
-    /// Tells the core whether this node could do a leader's work now (`able`: its next records have a place and its disk answers), and
-    /// whether it has been unable to for so long that it should not lead (`stalled`). Without `able` it does not campaign or win.
-    pub fn set_disk(&mut self, able: bool, stalled: bool) {
-        self.able = able;
-        self.stalled = stalled;
-    }
-
     /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it. Like a write of records, the
     /// files are switched in only while [`Node::may_write`].
     pub fn snapshot_installed(&mut self, last: EntryId, config: Config) {
@@ -557,7 +539,7 @@ impl Node {
     fn refuse_stale(&mut self, from: NodeId, message: &Message) {
         let reply = match message {
             Message::Append { prev, .. } => Message::AppendRejected { prev_index: prev.index, hint: EntryId::default(), round: 0 },
-            Message::Heartbeat { .. } => Message::HeartbeatReply { round: 0, verified: 0, able: self.able },
+            Message::Heartbeat { .. } => Message::HeartbeatReply { round: 0, verified: 0, able: self.fitness.may_succeed() },
             Message::Snapshot { .. } => Message::SnapshotReply { matched: 0 },
             _ => return,
         };

@@ -37,8 +37,28 @@ pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: 
     }
 }
 
-/// How often a shortage that lasts is said again.
+/// How often a shortage that lasts is said again: what is logged may go to the very disk that is full.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+/// When a shortage was said last, as long as it lasts.
+#[derive(Default)]
+struct Reminder(Option<Instant>);
+
+impl Reminder {
+    /// Whether to say it now.
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|said| said.elapsed() >= REMIND_EVERY);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
+    }
+
+    /// It is over; whether it was said.
+    fn end(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
 
 /// Makes segments on request until the channel closes, and keeps the reserve standing. Each segment is listed by the log writer, whose
 /// completion carries it on.
@@ -49,14 +69,14 @@ pub(super) fn run_preparer<C>(
     inbox: &Sender<Event<C>>,
     metrics: &Metrics,
 ) {
-    let mut said: Option<Instant> = None;
+    let mut shortage = Reminder::default();
     if requests.is_empty() {
         keep_reserve(&preparer, metrics);
     }
     for min_record_bytes in requests {
         match preparer.prepare(min_record_bytes) {
             Ok(segment) => {
-                if said.take().is_some() {
+                if shortage.end() {
                     log::info!("there is room for new log segments again");
                 }
                 if writer.send(Job::List(segment)).is_err() {
@@ -65,8 +85,7 @@ pub(super) fn run_preparer<C>(
             }
             Err(PrepareError::Full(reason)) => {
                 metrics.segments_short.increment();
-                if said.is_none_or(|said| said.elapsed() >= REMIND_EVERY) {
-                    said = Some(Instant::now());
+                if shortage.is_due() {
                     log::warn!("no new log segment: {reason}; writes are refused until there is room, reads go on");
                 }
                 if inbox.send(Event::NotPrepared(reason)).is_err() {
@@ -91,16 +110,20 @@ fn keep_reserve(preparer: &Preparer, metrics: &Metrics) {
 
 /// Makes hints on request until the channel closes. Each is named in the manifest by the log writer, whose completion carries it on.
 pub(super) fn run_hinter<C>(hinter: &Hinter, requests: &Receiver<HintJob>, writer: &Sender<Job>, inbox: &Sender<Event<C>>) {
+    let mut shortage = Reminder::default();
     for job in requests {
         let retry = match hinter.make(&job) {
             Ok(hinted) => {
+                shortage.end();
                 if writer.send(Job::Hint(hinted)).is_err() {
                     return;
                 }
                 continue;
             }
             Err(PrepareError::Full(reason)) => {
-                log::warn!("no new hint: {reason}; it will be tried again");
+                if shortage.is_due() {
+                    log::warn!("no new hint: {reason}; it will be tried again");
+                }
                 true
             }
             Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {

@@ -11,9 +11,6 @@ use crate::storage::log::Room;
 
 use super::event::Text;
 
-/// A leader that had to refuse a write for lack of disk space gives way to a node that may have some, and does not lead again for this
-/// long, or until it has space. Not for good: where all nodes are short, somebody must lead for the sake of reads.
-const REFUSED_MS: u64 = 10_000;
 /// A segment of its own size that there was no room for is forgotten when nobody asked again for this long.
 const FORGOTTEN_MS: u64 = 10_000;
 
@@ -26,8 +23,8 @@ pub(super) struct Preparing {
     oversized: Attempt,
     /// The largest record that waits for a segment of its own size; 0 is none.
     wanted: u64,
-    /// Until then a write that was refused counts against leading.
-    refused_until: u64,
+    /// A client's write was refused since a usual segment could not be made.
+    refused: bool,
 }
 
 /// How the last attempt at a kind of segment ended.
@@ -86,7 +83,7 @@ impl Preparing {
             self.wanted = 0;
         }
         self.usual = Attempt::default();
-        self.refused_until = 0;
+        self.refused = false;
     }
 
     /// What was asked for could not be made, for this reason; it is asked for again after `retry_ms` if it is still needed then.
@@ -106,9 +103,9 @@ impl Preparing {
         self.usual.shortage.is_some()
     }
 
-    /// Whether a client's write was refused for that not long ago.
-    pub(super) fn has_refused(&self, now: u64) -> bool {
-        self.is_short() && now < self.refused_until
+    /// Whether a client's write was refused for that.
+    pub(super) fn has_refused(&self) -> bool {
+        self.refused
     }
 
     /// What is missing for the next segment, if it is known that there is no room.
@@ -118,14 +115,12 @@ impl Preparing {
     }
 
     /// What to tell a client whose write has no place, `room` being what the log said of it.
-    pub(super) fn refuse(&mut self, room: Room, now: u64) -> Text {
+    pub(super) fn refuse(&mut self, room: Room) -> Text {
         let (attempt, unknown) = match room {
             Room::Oversized(_) => (&self.oversized, "a larger log segment is being prepared for this value; try again"),
             Room::NoSegment | Room::Yes => (&self.usual, "no log segment is ready: the disk is slow; try again"),
         };
-        if self.usual.shortage.is_some() {
-            self.refused_until = now + REFUSED_MS;
-        }
+        self.refused |= self.usual.shortage.is_some();
         attempt.shortage.as_ref().map_or(Text::Fixed(unknown), |shortage| Text::Shared(Arc::clone(&shortage.refusal)))
     }
 }
@@ -148,10 +143,10 @@ mod tests {
         preparing.made();
         assert!(!preparing.is_short());
         assert_eq!(
-            &*preparing.refuse(Room::Oversized(70), 2),
+            &*preparing.refuse(Room::Oversized(70)),
             "no room for the next log segment: too large; this node takes such writes again as soon as there is"
         );
-        assert!(!preparing.has_refused(2), "there is room for others");
+        assert!(!preparing.has_refused(), "there is room for others");
         assert_eq!(preparing.ask(RETRY - 1, 1), None);
         assert_eq!(preparing.ask(RETRY, 1), Some(70), "it was asked for again");
         preparing.made();
@@ -170,18 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_counts_for_a_while_or_until_there_is_room() {
+    fn a_refusal_counts_until_there_is_room() {
         let mut preparing = Preparing::default();
-        preparing.refuse(Room::NoSegment, 0);
-        assert!(!preparing.has_refused(0), "the disk may only be slow");
+        preparing.refuse(Room::NoSegment);
+        assert!(!preparing.has_refused(), "the disk may only be slow");
         preparing.ask(0, 0);
         preparing.failed("full".to_owned(), 0, RETRY);
-        assert!(!preparing.has_refused(0), "nobody was refused yet");
-        assert!(preparing.refuse(Room::NoSegment, 5).contains("full"));
-        assert!(preparing.has_refused(REFUSED_MS + 4) && !preparing.has_refused(REFUSED_MS + 5));
-        preparing.refuse(Room::NoSegment, REFUSED_MS + 5);
-        assert_eq!(preparing.ask(REFUSED_MS + 5, 0), Some(0));
+        assert!(preparing.is_short() && !preparing.has_refused(), "nobody was refused yet");
+        assert!(preparing.refuse(Room::NoSegment).contains("full"));
+        assert_eq!((preparing.has_refused(), preparing.ask(RETRY, 0)), (true, Some(0)));
+        preparing.failed("full still".to_owned(), RETRY, RETRY);
+        assert!(preparing.has_refused() && preparing.refuse(Room::Yes).contains("full still"));
+        assert_eq!(preparing.ask(2 * RETRY, 0), Some(0));
         preparing.made();
-        assert!(!preparing.has_refused(REFUSED_MS + 5) && preparing.reason(REFUSED_MS + 5).is_none());
+        assert!(!preparing.has_refused() && preparing.reason(2 * RETRY).is_none());
     }
 }

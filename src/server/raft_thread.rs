@@ -112,7 +112,8 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
         return;
     }
     let view = &outlets.view;
-    view.set_position(position.term, position.last);
+    // What was lost to damage counts as present: it was promised.
+    view.set_position(position.term, position.last.max(position.floor));
     for (peer, matched) in &position.matched {
         // What has left the log was committed without this acknowledgement, so nobody need remember it.
         if let Some(term) = replica.node().outline().term_of(*matched) {

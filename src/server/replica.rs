@@ -15,6 +15,7 @@ use crate::storage::hinter::HintJob;
 use crate::storage::log::{Log, Room};
 use crate::storage::merge::MergeJob;
 use crate::storage::record::{self, Kind};
+use crate::storage::retire::Discarded;
 use crate::storage::snapshot::OldState;
 use crate::storage::writer::{Completion, Job};
 
@@ -91,7 +92,7 @@ pub struct Actions<C> {
     /// Memory that is to be given back where nobody waits.
     pub old_state: Option<OldState>,
     /// The merger is to remove these files, which the manifest no longer names, and then to have them forgotten.
-    pub discard: Vec<u32>,
+    pub discard: Discarded,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
     /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
@@ -108,7 +109,7 @@ impl<C> Default for Actions<C> {
             merge: None,
             snapshots: Vec::new(),
             old_state: None,
-            discard: Vec::new(),
+            discard: Discarded::default(),
             replies: Vec::new(),
             more: false,
         }
@@ -130,6 +131,8 @@ pub struct Position {
     pub applied: u64,
     /// The newest entry.
     pub last: EntryId,
+    /// Where the log ended that was lost to damage; zero unless it is still being fetched again.
+    pub floor: EntryId,
     /// Highest durable index.
     pub durable: u64,
     /// Bytes of log on disk.
@@ -237,6 +240,7 @@ impl<C: Clone> Replica<C> {
             commit: node.commit(),
             applied: self.applier.applied(),
             last: node.last(),
+            floor: node.floor(),
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
             hinted: self.log.hinted(),
@@ -375,7 +379,7 @@ impl<C: Clone> Replica<C> {
         }
         // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
         let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_TO_LEAD) == Room::Yes;
-        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room, self.now)) }
+        if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room)) }
     }
 
     fn stage_proposals(&mut self, mut records: Vec<u8>, first: EntryId, count: u64) {
@@ -471,9 +475,12 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_) | Completion::Retired(_) | Completion::Merged(_) | Completion::Installed(_) | Completion::Forgotten => {
-                self.kept_up(completion)
-            }
+            Completion::Hinted(_)
+            | Completion::Retired(_)
+            | Completion::Merged(_)
+            | Completion::Installed
+            | Completion::Healed
+            | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -496,11 +503,10 @@ impl<C: Clone> Replica<C> {
         let since = [self.disk.hard_state_since, self.disk.write_since].into_iter().flatten().min();
         let waited = since.map_or(0, |since| self.now - since);
         let room = matches!(self.log.room(ROOM_TO_LEAD), Room::Yes);
-        let full = self.preparing.is_short() && !room || self.preparing.has_refused(self.now);
-        self.node.set_disk(
-            room && !full && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms,
-            full || waited >= self.limits.disk_stall_ms,
-        );
+        let full = !room && self.preparing.is_short();
+        let able = room && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms;
+        self.node.set_disk(able, full || waited >= self.limits.disk_stall_ms);
+        self.node.set_short(self.preparing.has_refused());
     }
 
     // ---- applying ----

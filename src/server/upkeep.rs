@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::bugbank::planted;
-use crate::raft::NodeId;
+use crate::raft::{EntryId, NodeId};
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -47,8 +47,6 @@ impl Chore {
 struct Transfer {
     /// The last entry that it includes. What comes behind stays in the log.
     last: u64,
-    /// The files that are read for it.
-    files: Vec<u32>,
     /// When it ended.
     ended: Option<u64>,
 }
@@ -63,12 +61,11 @@ pub(super) struct Upkeep {
     /// What [`crate::storage::log::Log::file_bytes`] said when it was last looked.
     pub(super) bytes: (u64, u64),
     transfers: BTreeMap<NodeId, Transfer>,
-    /// Files that the manifest no longer names, as long as snapshots on their way are read from them.
-    dropped: Vec<u32>,
     /// Waits until nothing else is being done, with the term in which it was offered.
     received: Option<(Received, u64)>,
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
+    healing: bool,
 }
 
 impl Upkeep {
@@ -91,13 +88,6 @@ impl Upkeep {
         self.received.is_some() || self.installing.is_some()
     }
 
-    /// Takes out the dropped files that nobody reads any more.
-    fn take_unread(&mut self) -> Vec<u32> {
-        let Upkeep { transfers, dropped, .. } = self;
-        let is_read = |id: &u32| transfers.values().any(|transfer| transfer.ended.is_none() && transfer.files.contains(id));
-        dropped.extract_if(.., |id| !is_read(id)).collect()
-    }
-
     fn is_idle(&self) -> bool {
         !self.hint.running && !self.merge.running && !self.retiring
     }
@@ -107,10 +97,10 @@ impl<C: Clone> Replica<C> {
     /// Begins what can be done now. `lagging` are the followers that need entries which have left the log.
     pub(super) fn keep_up(&mut self, lagging: Vec<NodeId>) {
         self.send_snapshots(lagging);
-        self.actions.discard.extend(self.upkeep.take_unread());
         if self.upkeep.is_installing() {
             return self.install();
         }
+        self.heal();
         self.ask_for_hint();
         self.ask_for_merge();
     }
@@ -127,12 +117,16 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
                 self.node.compacted(retirement.last());
             }
-            Completion::Merged(merged) => {
+            Completion::Merged(_) => {
                 self.upkeep.merge.running = false;
                 self.upkeep.look_at = self.now;
-                self.upkeep.dropped.extend(merged.inputs());
             }
-            Completion::Installed(dropped) => self.installed(dropped),
+            Completion::Installed => self.installed(),
+            Completion::Healed => {
+                self.upkeep.healing = false;
+                self.node.set_floor(EntryId::default());
+                log::info!("the log that was lost to damage has been fetched again");
+            }
             _ => {}
         }
     }
@@ -156,6 +150,7 @@ impl<C: Clone> Replica<C> {
         }
         self.upkeep.look_at = self.now + self.limits.merge_look_ms;
         self.upkeep.bytes = self.log.file_bytes();
+        self.actions.discard.add(self.log.take_discardable());
         if !self.upkeep.retiring {
             let needed = self.needed_log();
             if let Some(retirement) = self.log.next_retirement(self.limits.retain_log_bytes, needed) {
@@ -190,6 +185,17 @@ impl<C: Clone> Replica<C> {
         pinned.min(if much_too_long { u64::MAX } else { lacking })
     }
 
+    /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node ever
+    /// acknowledged is missing.
+    fn heal(&mut self) {
+        let (floor, durable) = (self.node.floor(), self.node.durable());
+        let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
+        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
+            self.upkeep.healing = true;
+            self.actions.jobs.push(Job::Heal);
+        }
+    }
+
     // ---- snapshots of this node ----
 
     fn send_snapshots(&mut self, lagging: Vec<NodeId>) {
@@ -199,7 +205,7 @@ impl<C: Clone> Replica<C> {
                 Some(ended) => self.now < ended + SNAPSHOT_RETRY_MS,
             });
             let Some(snapshot) = self.log.snapshot().filter(|_| !waits) else { continue };
-            self.upkeep.transfers.insert(peer, Transfer { last: snapshot.last.index, files: snapshot.ids(), ended: None });
+            self.upkeep.transfers.insert(peer, Transfer { last: snapshot.last.index, ended: None });
             self.actions.snapshots.push(OutgoingSnapshot { to: peer, term: self.node.term(), snapshot });
         }
     }
@@ -211,7 +217,7 @@ impl<C: Clone> Replica<C> {
         if !self.upkeep.is_installing() && self.wants(&received, term) {
             self.upkeep.received = Some((received, term));
         } else {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
         }
     }
 
@@ -231,20 +237,19 @@ impl<C: Clone> Replica<C> {
         }
         let Some((received, term)) = self.upkeep.received.take() else { return };
         if !self.wants(&received, term) {
-            self.actions.discard.extend(received.ids());
+            self.actions.discard.add(received.discard());
             return;
         }
         self.actions.jobs.push(Job::Install(self.log.installation(&received)));
         self.upkeep.installing = Some(received);
     }
 
-    fn installed(&mut self, dropped: Vec<u32>) {
+    fn installed(&mut self) {
         let Some(received) = self.upkeep.installing.take() else { panic!("a snapshot was installed that nobody asked for") };
         let last = received.last;
         self.applier.installed(last.index);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
-        self.upkeep.dropped.extend(dropped);
         // Files that were in the way are gone.
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }

@@ -29,6 +29,11 @@ impl Numbers {
         Numbers(AtomicU32::new(next))
     }
 
+    /// The number that comes next, for messages.
+    pub(super) fn next(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// A number that no file has had.
     pub(super) fn take(&self) -> u32 {
         self.0.fetch_add(1, Ordering::Relaxed)

@@ -83,6 +83,8 @@ pub struct Log {
     /// What has left the log and still holds values.
     pub(super) files: BTreeMap<u32, File>,
     pub(super) merging: MergeState,
+    /// What the manifest no longer names, and somebody may still read.
+    pub(super) leaving: Vec<Arc<Segment>>,
     /// Whether the last of `segments` still takes entries.
     pub(super) active: bool,
     /// Whether the last batch holds entries, so that nothing proves it yet.

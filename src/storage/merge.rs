@@ -15,6 +15,7 @@ use super::location::Location;
 use super::preparer::{PrepareError, is_shortage};
 use super::record;
 use super::reserve::Reserve;
+use super::retire::Discarded;
 use super::scan::Window;
 use super::segment::Segment;
 use super::store::{Store, value_in};
@@ -105,11 +106,6 @@ pub struct Merged {
 }
 
 impl Merged {
-    /// The numbers of the files that it replaces.
-    pub fn inputs(&self) -> impl Iterator<Item = u32> {
-        self.inputs.iter().copied()
-    }
-
     /// Bytes that were written.
     pub fn bytes(&self) -> u64 {
         self.outputs.iter().map(|output| output.end).sum()
@@ -171,11 +167,11 @@ impl Merger {
         error
     }
 
-    /// Removes files that the manifest no longer names, for good.
-    pub fn discard(&self, ids: &[u32]) -> Result<()> {
-        for id in ids {
-            let names = [super::segment::file_name(*id), super::segment::data_name(*id), hint::hint_name(*id)];
-            for name in names {
+    /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
+    pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for segment in files.0 {
+            for name in [segment.name().to_owned(), hint::hint_name(segment.id())] {
                 match self.owner.disk.remove(&name) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(Error::Io { doing: format!("remove {}/{name}", self.owner.disk.path()), source: error });
@@ -183,8 +179,10 @@ impl Merger {
                     _ => {}
                 }
             }
+            ids.push(segment.id());
         }
-        self.owner.disk.sync_directory().map_err(Error::io(format!("sync directory {}", self.owner.disk.path())))
+        self.owner.disk.sync_directory().map_err(Error::io(format!("sync directory {}", self.owner.disk.path())))?;
+        Ok(ids)
     }
 
     fn hints(&self, files: &[File], pace: &mut dyn FnMut(u64)) -> Result<Vec<(u32, Hint)>> {

@@ -43,11 +43,11 @@ impl Preparer {
         let needed = HEADER_BLOCK + min_record_bytes + batch::overhead(0);
         let length = self.segment_bytes.max(needed).next_multiple_of(HEADER_BLOCK);
         assert!(length <= LENGTH_MAX, "a segment of {length} bytes is beyond the limit of {LENGTH_MAX}");
+        self.check_room(&format!("{}/{}", self.disk.path(), file_name(self.numbers.next())), length)?;
         // A number that was tried is not tried again: whether the removal of a failed attempt survives a crash is not known.
-        let header =
-            SegmentHeader { cluster: self.cluster, node: self.node, id: self.numbers.take(), length, seed: rand::random(), data: false };
-        let path = format!("{}/{}", self.disk.path(), file_name(header.id));
-        self.check_room(&path, length)?;
+        let id = self.numbers.take();
+        let header = SegmentHeader { cluster: self.cluster, node: self.node, id, length, seed: rand::random(), data: false };
+        let path = format!("{}/{}", self.disk.path(), file_name(id));
         let temporary = format!("{}.tmp", file_name(header.id));
         match self.make(&temporary, &header) {
             Ok(segment) => segment.map(Arc::new).map_err(PrepareError::Fatal),

@@ -3,8 +3,9 @@
 
 use super::log::Log;
 use super::merge::{File, MergeJob, Merged};
-use super::segment::HEADER_BLOCK;
+use super::segment::{HEADER_BLOCK, Segment};
 use crate::raft::EntryId;
+use std::sync::Arc;
 
 /// A file is merged when at least this part of it is not needed: in percent.
 const GARBAGE_PERCENT: u64 = 40;
@@ -26,6 +27,22 @@ impl Retirement {
     /// The last entry that leaves.
     pub fn last(&self) -> u64 {
         self.base.index
+    }
+}
+
+/// Files that nobody needs any more, to be closed and removed where somebody may wait for it.
+#[derive(Debug, Default)]
+pub struct Discarded(pub(super) Vec<Arc<Segment>>);
+
+impl Discarded {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: Discarded) {
+        self.0.extend(others.0);
     }
 }
 
@@ -91,13 +108,19 @@ impl Log {
 
     pub(super) fn merged(&mut self, merged: &Merged) {
         for id in &merged.inputs {
-            self.files.remove(id);
+            self.leaving.extend(self.files.remove(id).map(|file| file.segment));
             self.store.forget_segment(*id);
         }
         for output in &merged.outputs {
             self.files.insert(output.segment.id(), output.clone());
         }
         self.merging.changes += 1;
+    }
+
+    /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
+    pub fn take_discardable(&mut self) -> Discarded {
+        // A snapshot that is being read holds its files, whose hints would be gone with them.
+        Discarded(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
     }
 
     /// Bytes of files outside the log, and what a merge of all of them would leave of it.

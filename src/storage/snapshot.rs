@@ -14,6 +14,7 @@ use super::merge::{self, File};
 use super::preparer::is_shortage;
 use super::record;
 use super::recovery;
+use super::retire::Discarded;
 use super::scan::Window;
 use super::segment::Segment;
 use super::state::State;
@@ -36,11 +37,6 @@ impl Snapshot {
     /// Bytes of all files: at least as many as will be read.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.end).sum()
-    }
-
-    /// The numbers of its files. They must not be removed while it is read: their hints are opened only when it comes to them.
-    pub fn ids(&self) -> Vec<u32> {
-        self.files.iter().map(|file| file.segment.id()).collect()
     }
 
     /// How many files it consists of.
@@ -209,9 +205,9 @@ pub struct Received {
 }
 
 impl Received {
-    /// The numbers of its files.
-    pub fn ids(&self) -> Vec<u32> {
-        self.files.iter().map(|file| file.segment.id()).collect()
+    /// Its files, which are not wanted.
+    pub fn discard(self) -> Discarded {
+        Discarded(self.files.into_iter().map(|file| file.segment).collect())
     }
 }
 
@@ -245,10 +241,11 @@ impl Log {
         let Received { last, files, state } = received;
         let old = self.store.replace(state, last.index);
         self.prepared.iter().for_each(|segment| self.store.register_segment(Arc::clone(segment)));
+        self.leaving.extend(self.segments.drain(..).map(|holder| holder.segment));
+        self.leaving.extend(std::mem::take(&mut self.files).into_values().map(|file| file.segment));
         self.files = files.into_iter().map(|file| (file.segment.id(), file)).collect();
         (self.base, self.durable, self.in_flight) = (last, last.index, 0);
         (self.active, self.unproved) = (false, false);
-        self.segments.clear();
         self.terms.clear();
         self.configs.clear();
         OldState(Box::new(old))
@@ -268,11 +265,6 @@ impl SnapshotMaker {
     /// Begins to take a snapshot in.
     pub fn begin(&self, last: EntryId) -> SnapshotWriter {
         SnapshotWriter { owner: self.owner.clone(), last, at: Position::default(), files: Vec::new(), writer: None }
-    }
-
-    /// Removes the files of a snapshot that is not wanted any more.
-    pub fn remove(&self, ids: &[u32]) {
-        ids.iter().for_each(|id| data_file::remove_made(&*self.owner.disk, *id));
     }
 }
 

@@ -187,6 +187,10 @@ impl Cluster {
         self.core(id, |node| node.set_disk(able, stalled));
     }
 
+    pub(crate) fn set_short(&mut self, id: NodeId, short: bool) {
+        self.core(id, |node| node.set_short(short));
+    }
+
     pub(crate) fn finish_writes(&mut self, id: NodeId, count: usize) {
         self.input(id, |host| {
             host.finish_writes(count);

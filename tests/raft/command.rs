@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Stalled(NodeId, bool),
     /// `arriving ID PEER`: bytes of a message are arriving at ID on the bulk link from PEER.
     Arriving(NodeId, NodeId),
+    /// `short ID`, `ample ID`: it refuses clients' records for lack of room and says so to the core, or takes them again.
+    Short(NodeId, bool),
     /// `compact ID INDEX`: the records up to there go into files.
     Compact(NodeId, u64),
     /// `show`: the state of all.
@@ -216,6 +218,8 @@ fn parse_command(words: &mut Words<'_>) -> Parsed<Command> {
         "stalled" => Command::Stalled(words.id()?, true),
         "works" => Command::Stalled(words.id()?, false),
         "arriving" => Command::Arriving(words.id()?, words.id()?),
+        "short" => Command::Short(words.id()?, true),
+        "ample" => Command::Short(words.id()?, false),
         "compact" => Command::Compact(words.id()?, words.number()?),
         "show" => Command::Show,
         "expect" => Command::Expect(parse_expect(words)?),

@@ -287,6 +287,9 @@ impl Run {
             Action::FlipDisk => {
                 let (able, stalled) = (self.below(3) > 0, self.below(3) == 0);
                 self.cluster.set_disk(id, able, stalled);
+                // Stays as it is when everything is healed: it keeps nobody from working.
+                let short = self.below(3) == 0;
+                self.cluster.set_short(id, short);
             }
             Action::Compact => {
                 let index = self.below(self.cluster.oracle.committed() as usize + 1) as u64;

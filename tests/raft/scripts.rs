@@ -117,6 +117,7 @@ impl Script {
             Command::Arriving(id, peer) => self.cluster.arriving(id, peer),
             Command::Room(id, room) => self.cluster.host_mut(id).room = room,
             Command::Stalled(id, stalled) => self.cluster.set_disk(id, !stalled, stalled),
+            Command::Short(id, short) => self.cluster.set_short(id, short),
             other => unreachable!("{other:?} is no command for the core"),
         }
     }

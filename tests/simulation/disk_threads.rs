@@ -5,6 +5,7 @@ use apexkv::error::Error;
 use apexkv::server::event::Event;
 use apexkv::storage::merge::MergeJob;
 use apexkv::storage::preparer::PrepareError;
+use apexkv::storage::retire::Discarded;
 use apexkv::storage::writer::Job;
 
 use super::node::Chore;
@@ -113,7 +114,7 @@ impl World {
         let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
         match process.chores.pop_front() {
             Some(Chore::Merge(job)) => self.merge(node, life, &job),
-            Some(Chore::Discard(ids)) => self.discard(node, ids),
+            Some(Chore::Discard(files)) => self.discard(node, files),
             None => panic!("the merger of {node} has done nothing that it was asked for"),
         }
         if self.alive(node, life) {
@@ -156,12 +157,12 @@ impl World {
         }
     }
 
-    fn discard(&mut self, node: usize, ids: Vec<u32>) {
+    fn discard(&mut self, node: usize, files: Discarded) {
         let Some(process) = &mut self.members[node].process else { return };
-        let discarded = process.merger.as_ref().map(|merger| merger.discard(&ids));
-        match discarded {
+        match process.merger.as_ref().map(|merger| merger.discard(files)) {
+            None => {}
             Some(Err(error)) => self.fatal(node, &error),
-            _ => {
+            Some(Ok(ids)) => {
                 self.counts.discarded += ids.len() as u64;
                 process.jobs.push_back(Job::Forget(ids));
                 self.begin_job(node);

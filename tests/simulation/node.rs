@@ -22,6 +22,7 @@ use apexkv::storage::directory::{Directory, Founding, FoundingMember, Identity, 
 use apexkv::storage::hinter::{HintJob, Hinter};
 use apexkv::storage::merge::{MergeJob, Merger};
 use apexkv::storage::preparer::Preparer;
+use apexkv::storage::retire::Discarded;
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::snapshot::{Received, SnapshotMaker, SnapshotWriter};
 use apexkv::storage::store::Store;
@@ -93,7 +94,7 @@ pub(crate) enum Running {
 pub(crate) enum Chore {
     Merge(MergeJob),
     /// Files that the manifest no longer names.
-    Discard(Vec<u32>),
+    Discard(Discarded),
 }
 
 /// A snapshot that is being taken in.
@@ -251,7 +252,10 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         None => return Err(Error::Directory("the founding record is gone".into())),
     };
     let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes, reserve_bytes: plan.segment_bytes })?;
-    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, .. } = opened;
+    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor, .. } = opened;
+    if floor.term > 0 {
+        return Err(Error::Corrupt { file: "log".into(), offset: 0, reason: format!("all of it up to {floor} was put aside") });
+    }
     let recovered = recovered(founding, hard_state, &log, commit);
     let (base, last) = (recovered.outline.base(), recovered.outline.last());
     let terms = (base.index + 1..=last.index).map(|index| recovered.outline.term_of(index).unwrap_or(0)).collect();

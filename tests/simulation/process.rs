@@ -173,7 +173,7 @@ impl World {
             member.disk.power_off_at(merged);
             match chore {
                 Chore::Merge(job) => drop(merger.merge(&job, &mut |_| {})),
-                Chore::Discard(ids) => drop(merger.discard(&ids)),
+                Chore::Discard(files) => drop(merger.discard(files)),
             }
         }
         if partly
@@ -417,7 +417,7 @@ impl World {
             self.counts.syncs += 1;
             match completion {
                 Completion::Retired(_) => self.counts.retirements += 1,
-                Completion::Installed(_) => self.counts.installations += 1,
+                Completion::Installed => self.counts.installations += 1,
                 _ => {}
             }
             process.inbox.push(Event::Disk(completion));
@@ -455,7 +455,7 @@ impl DiskEffect {
             Job::HardState { state, .. } => DiskEffect::HardState(*state),
             Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
             Job::Install(installation) => DiskEffect::Replaced(installation.last),
-            Job::Seal(_) | Job::List(_) | Job::Hint(_) | Job::Retire(_) | Job::Merge(_) | Job::Forget(_) => DiskEffect::Nothing,
+            Job::Seal(_) | Job::List(_) | Job::Hint(_) | Job::Retire(_) | Job::Merge(_) | Job::Forget(_) | Job::Heal => DiskEffect::Nothing,
         }
     }
 

@@ -79,7 +79,17 @@ impl World {
         self.counts.snapshots_begun += 1;
         let number = self.transfers.len();
         let snapshot = Some(snapshot);
-        self.transfers.push(Transfer { from, to, sender_life, receiver_life: 0, term, snapshot, reader: None, connection: 0, arrived: false });
+        self.transfers.push(Transfer {
+            from,
+            to,
+            sender_life,
+            receiver_life: 0,
+            term,
+            snapshot,
+            reader: None,
+            connection: 0,
+            arrived: false,
+        });
         let pause = self.random.below(DIALING);
         self.step_later(number, pause, Leg::Dial);
     }

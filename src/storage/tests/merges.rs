@@ -8,16 +8,16 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Small enough for many files in a short life.
-const SMALL: u64 = 8 << 10;
+pub(super) const SMALL: u64 = 8 << 10;
 
 /// A node, and what its state must be by the plainest means.
-struct Pair {
-    engine: Engine,
-    model: Contents,
+pub(super) struct Pair {
+    pub(super) engine: Engine,
+    pub(super) model: Contents,
 }
 
 impl Pair {
-    fn open(device: &SimulatedDisk, model: Contents) -> Pair {
+    pub(super) fn open(device: &SimulatedDisk, model: Contents) -> Pair {
         let mut engine = Engine::open_with(device.boot(), SMALL).unwrap_or_else(|error| panic!("{error}"));
         let term = engine.hard_state.term + 1;
         engine.apply_to(engine.last().index);
@@ -26,7 +26,7 @@ impl Pair {
         Pair { engine, model }
     }
 
-    fn write(&mut self, operations: &[Operation<'_>]) -> Result<()> {
+    pub(super) fn write(&mut self, operations: &[Operation<'_>]) -> Result<()> {
         let id = EntryId { term: self.engine.hard_state.term, index: self.engine.last().index + 1 };
         let mut payload = Vec::new();
         for operation in operations {
@@ -44,7 +44,7 @@ impl Pair {
     }
 
     /// A random command on a few keys.
-    fn write_random(&mut self, random: &mut ChaCha8Rng, keys: u32) -> Result<()> {
+    pub(super) fn write_random(&mut self, random: &mut ChaCha8Rng, keys: u32) -> Result<()> {
         let count = if random.random_bool(0.1) { 2 } else { 1 };
         let chosen: Vec<Vec<u8>> = (0..count).map(|_| format!("key {:03}", random.random_range(0..keys)).into_bytes()).collect();
         let value = vec![random.next_u32() as u8; random.random_range(0..400)];
@@ -65,13 +65,13 @@ impl Pair {
         self.write(&operations)
     }
 
-    fn check(&self, what: &str) {
+    pub(super) fn check(&self, what: &str) {
         let contents = self.engine.contents();
         assert!(contents == self.model, "{what}: {} keys, {} expected", contents.len(), self.model.len());
     }
 
     /// Hints, retires and merges until there is nothing to do.
-    fn settle(&mut self, retain: u64) -> Result<u64> {
+    pub(super) fn settle(&mut self, retain: u64) -> Result<u64> {
         while self.engine.hint()? {}
         while self.engine.retire(retain)? {}
         let mut merges = 0;
@@ -223,7 +223,7 @@ fn what_was_deleted_stays_deleted_and_its_records_go() {
 }
 
 #[test]
-fn a_pinned_value_is_read_after_its_file_is_gone() {
+fn a_pinned_value_is_read_after_its_file_was_merged() {
     let device = SimulatedDisk::new(1);
     let mut pair = Pair::open(&device, Contents::new());
     pair.write(&[Operation::Set { key: b"pinned", value: b"old" }]).expect("written");
@@ -232,10 +232,14 @@ fn a_pinned_value_is_read_after_its_file_is_gone() {
         pair.write(&[Operation::Set { key: b"pinned", value: &[2; 900] }]).expect("written");
     }
     assert!(pair.settle(0).expect("merged") > 0);
-    assert!(!device.boot().list().expect("listed").contains(&"00000001.log".to_owned()));
+    let listed = || device.boot().list().expect("listed").contains(&"00000001.log".to_owned());
+    assert!(listed(), "it is removed when nobody reads it any more");
     let mut value = Vec::new();
     pair.engine.store.read(b"pinned", &located, &mut value).expect("the handle is kept");
     assert_eq!(value, b"old");
+    drop(located);
+    pair.engine.discard().expect("removed");
+    assert!(!listed());
 }
 
 #[test]

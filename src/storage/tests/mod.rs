@@ -10,6 +10,7 @@ mod log;
 mod merges;
 mod real_files;
 mod room;
+mod snapshots;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
@@ -21,6 +22,7 @@ use super::merge::Merger;
 use super::preparer::{PrepareError, Preparer};
 use super::record::{self, Kind, Operation};
 use super::simulated::SimulatedDisk;
+use super::snapshot::{Received, SnapshotMaker};
 use super::store::Store;
 use super::writer::{Completion, Job, LogWriter};
 use crate::error::{Error, Result};
@@ -64,6 +66,7 @@ struct Engine {
     preparer: Preparer,
     hinter: Hinter,
     merger: Merger,
+    snapshots: SnapshotMaker,
     store: Arc<Store>,
     commit: u64,
     durable: u64,
@@ -82,9 +85,9 @@ impl Engine {
 
     fn open_reserving(disk: Arc<dyn Disk>, segment_bytes: u64, reserve_bytes: u64) -> Result<Engine> {
         let opened = open_directory(disk)?.open_log(&Options { segment_bytes, reserve_bytes })?;
-        let Opened { log, applier, writer, preparer, hinter, merger, store, commit, lock, hard_state, .. } = opened;
+        let Opened { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, lock, hard_state, .. } = opened;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, hinter, merger, store, commit, durable, hard_state, _lock: lock })
+        Ok(Engine { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, durable, hard_state, _lock: lock })
     }
 
     fn last(&self) -> EntryId {
@@ -180,11 +183,27 @@ impl Engine {
         })?;
         let completion = self.writer.run(Job::Merge(merged))?;
         self.log.completed(&completion);
-        let Completion::Merged(merged) = completion else { panic!("a merge ended with {completion:?}") };
-        let inputs: Vec<u32> = merged.inputs().collect();
-        self.merger.discard(&inputs)?;
-        self.writer.run(Job::Forget(inputs))?;
+        drop((job, completion));
+        self.discard()?;
         Ok(true)
+    }
+
+    /// Removes what is no longer named or read.
+    fn discard(&mut self) -> Result<()> {
+        let ids = self.merger.discard(self.log.take_discardable())?;
+        self.writer.run(Job::Forget(ids))?;
+        Ok(())
+    }
+
+    /// Puts a received snapshot in the place of everything.
+    fn install(&mut self, received: Received) -> Result<()> {
+        let last = received.last;
+        let completion = self.writer.run(Job::Install(self.log.installation(&received)))?;
+        self.log.completed(&completion);
+        self.applier.installed(last.index);
+        drop(self.log.installed(received));
+        (self.commit, self.durable) = (last.index, last.index);
+        self.discard()
     }
 
     /// Makes everything staged durable.
