@@ -125,6 +125,7 @@ impl World {
         if busy > self.now {
             return self.schedule(busy, What::Transfer { number, connection, leg });
         }
+        self.check_rest(number);
         match leg {
             Leg::Begin => self.begin_taking(number),
             Leg::Resume(position) => self.read_on(number, position),
@@ -132,6 +133,16 @@ impl World {
             Leg::End => self.finish_taking(number),
             Leg::Done | Leg::Failed | Leg::Dial => self.end_transfer(number),
         }
+    }
+
+    /// What comes behind a snapshot on its way stays in the log of the leader that sends it: else the next one would be needed at once.
+    fn check_rest(&self, number: usize) {
+        let Transfer { from, term, snapshot, .. } = &self.transfers[number];
+        let (Some(process), Some(snapshot)) = (&self.members[*from].process, snapshot) else { return };
+        let core = process.replica.node();
+        let base = core.outline().base().index;
+        let kept = !core.is_leader() || core.term() != *term || base <= snapshot.last.index;
+        assert!(kept, "the log of {from} begins behind {base} while a snapshot up to {} is on its way", snapshot.last);
     }
 
     fn dial_transfer(&mut self, number: usize) {
