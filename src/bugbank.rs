@@ -43,6 +43,9 @@
 //! | 56 | units | a listed segment whose file is missing is passed over |
 //! | 60 | units | a hint is believed without a look at its CRC |
 //! | 61 | units | a value is served without a look at its CRC |
+//! | 62 | units | a merge drops a deletion whatever other files hold |
+//! | 63 | simulation | a merge points a key to its copy although the key has changed |
+//! | 70 | simulation | entries leave the log although a snapshot that is under way does not cover them |
 //! | 74 | units | a node that lost its disk counts |
 //! | 75 | units | an old copy of a node counts |
 //! | 76 | units | a node of another cluster counts |
@@ -60,6 +63,7 @@
 //! | 100 | units | a lowered limit makes what is stored bad |
 //! | 101 | units | a page of a scan is as large as the client likes |
 //! | 102 | clients | a connection is closed with unread input, which destroys the last answers |
+//! | 103 | simulation | a snapshot that is not needed resets the log |
 //! | 105 | random | an acknowledgement leaves before the term it carries is durable |
 //! | 106 | units | the manifest names an applied index that is not durable |
 //! | 108 | units | the cluster file is written before what it vouches for |

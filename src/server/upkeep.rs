@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bugbank::planted;
-use crate::raft::{EntryId, NodeId};
+use crate::raft::{EntryId, Envelope, Message, NodeId};
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
-use super::event::OutgoingSnapshot;
+use super::event::{Outgoing, OutgoingSnapshot};
 use super::replica::Replica;
 
 /// A log that is longer than it should be by this factor loses entries that a living follower lacks.
@@ -245,8 +245,12 @@ impl<C: Clone> Replica<C> {
                 Some(ended) => self.now < ended + SNAPSHOT_RETRY_MS,
             });
             let Some(snapshot) = self.log.snapshot().filter(|_| !waits) else { continue };
-            self.upkeep.transfers.insert(peer, Transfer { last: snapshot.last.index, ended: None });
-            self.actions.snapshots.push(OutgoingSnapshot { to: peer, term: self.node.term(), snapshot });
+            let (from, term, last) = (self.node.id(), self.node.term(), snapshot.last);
+            self.upkeep.transfers.insert(peer, Transfer { last: last.index, ended: None });
+            // A follower that holds its last entry already says so, which it would not for files that it throws away.
+            let message = Message::Snapshot { last, config: self.node.config().clone() };
+            self.actions.send.push(Outgoing { envelope: Envelope { from, to: peer, term, message }, records: Vec::new() });
+            self.actions.snapshots.push(OutgoingSnapshot { to: peer, term, snapshot });
         }
     }
 

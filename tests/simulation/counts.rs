@@ -117,6 +117,21 @@ impl Counts {
         ]
     }
 
+    /// How often clusters did each of the things that they do for their files.
+    pub(crate) fn upkeep(&self) -> [(&'static str, u64); 9] {
+        [
+            ("hints", self.hints),
+            ("retirements", self.retirements),
+            ("merges", self.merges),
+            ("changes during a merge", self.merges_disturbed),
+            ("discarded files", self.discarded),
+            ("snapshots that were cut", self.snapshots_cut),
+            ("snapshots that went on", self.snapshots_resumed),
+            ("snapshots that arrived twice", self.snapshots_repeated),
+            ("installed snapshots", self.installations),
+        ]
+    }
+
     /// Adds another run's.
     pub(crate) fn add(&mut self, other: &Counts) {
         let mut other = other.clone();

@@ -171,6 +171,7 @@ impl World {
         plan.duplication = 0;
         plan.late = 0;
         plan.chunk_breaks = 0;
+        plan.chunk_pause.1 = plan.chunk_pause.1.min(HEALED_LATENCY_MAX);
         plan.latency.1 = plan.latency.1.min(HEALED_LATENCY_MAX);
     }
 }

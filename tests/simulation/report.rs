@@ -80,6 +80,11 @@ impl Course {
         }
     }
 
+    /// What never happened, of all that clusters do for their files.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        self.counts.upkeep().into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect()
+    }
+
     /// Says what there was in all, and the verdict as the last line.
     pub(crate) fn end(mut self, violations: usize) {
         if let Some(bar) = &self.shown {

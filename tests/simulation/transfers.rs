@@ -125,6 +125,7 @@ impl World {
         if busy > self.now {
             return self.schedule(busy, What::Transfer { number, connection, leg });
         }
+        self.check_rest(number);
         match leg {
             Leg::Begin => self.begin_taking(number),
             Leg::Resume(position) => self.read_on(number, position),
@@ -132,6 +133,16 @@ impl World {
             Leg::End => self.finish_taking(number),
             Leg::Done | Leg::Failed | Leg::Dial => self.end_transfer(number),
         }
+    }
+
+    /// What comes behind a snapshot on its way stays in the log of the leader that sends it: else the next one would be needed at once.
+    fn check_rest(&self, number: usize) {
+        let Transfer { from, term, snapshot, .. } = &self.transfers[number];
+        let (Some(process), Some(snapshot)) = (&self.members[*from].process, snapshot) else { return };
+        let core = process.replica.node();
+        let base = core.outline().base().index;
+        let kept = !core.is_leader() || core.term() != *term || base <= snapshot.last.index;
+        assert!(kept, "the log of {from} begins behind {base} while a snapshot up to {} is on its way", snapshot.last);
     }
 
     fn dial_transfer(&mut self, number: usize) {
@@ -153,7 +164,10 @@ impl World {
         match receiver.marks.admit(standing(&name, &founding), Some(number_of(from)), &hello, &receiver.view) {
             Ok(Verdict::Accept { .. }) => self.check_belief(to, from),
             Ok(Verdict::Refuse(refusal)) => return self.refuse_transfer(number, from, &refusal),
-            Err(error) => return self.fatal(to, &error),
+            Err(error) => {
+                self.fatal(to, &error);
+                return self.break_transfer(number);
+            }
         }
         if let Verdict::Refuse(refusal) = judge(standing(&name_of(from), &founding), mark.as_ref(), &welcome) {
             return self.refuse_transfer(number, to, &refusal);
@@ -249,7 +263,10 @@ impl World {
                 let damaged = self.members[from].damaged || self.members[to].damaged;
                 assert!(damaged, "{to} cannot use what {from} sends of its snapshot: {reason}");
             }
-            SnapshotError::Fatal(error) => return self.fatal(to, &error),
+            SnapshotError::Fatal(error) => {
+                self.fatal(to, &error);
+                return self.break_transfer(number);
+            }
         }
         let pause = self.latency(to, from);
         self.step_later(number, pause, Leg::Failed);
@@ -338,5 +355,41 @@ impl World {
                 self.forget_transfer(number);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apexkv::server::replica::Limits;
+
+    use crate::plan::{Death, Fault, MILLISECOND, Plan, SECOND};
+    use crate::run::run;
+
+    /// Three nodes that write much and keep little log; the second is away for a while.
+    fn plan() -> Plan {
+        let plan = (0..).map(Plan::of).find(|plan| plan.nodes == 3 && plan.sync.1 < 5 * MILLISECOND && plan.silent_loss == 0);
+        let plan = plan.expect("every third seed is like this");
+        let limits = Limits { retain_log_bytes: 0, merge_look_ms: 10, ..plan.limits.clone() };
+        let away = Fault::Die { node: 1, death: Death::Kill, down: 3 * SECOND };
+        let (segment_bytes, value_bytes, think) = (3 * 4096, (100, 400), (100, 2 * MILLISECOND));
+        let mix = crate::plan::Mix { set: 10, delete: 2, compare_and_set: 2, get: 1, scan: 0 };
+        let faults = vec![(SECOND, away)];
+        Plan { time: 5 * SECOND, heal_all: true, clients: 4, segment_bytes, value_bytes, think, mix, limits, faults, ..plan }
+    }
+
+    #[test]
+    fn a_node_that_was_away_for_longer_than_the_log_is_kept_gets_a_snapshot() {
+        let report = run(&plan()).unwrap_or_else(|failure| panic!("at {} µs: {}", failure.now, failure.message));
+        let counts = &report.counts;
+        assert!(counts.installations > 0 && counts.retirements > 0 && counts.merges > 0, "{report:?}");
+    }
+
+    #[test]
+    fn logs_of_which_all_is_kept_never_need_one() {
+        let mut plan = plan();
+        plan.limits.retain_log_bytes = u64::MAX;
+        let report = run(&plan).unwrap_or_else(|failure| panic!("at {} µs: {}", failure.now, failure.message));
+        let counts = &report.counts;
+        assert_eq!((counts.installations, counts.retirements, counts.snapshots_begun), (0, 0, 0), "{report:?}");
     }
 }
