@@ -22,6 +22,7 @@
 pub mod accept;
 pub mod acceptor;
 mod admin;
+mod backups;
 mod batch;
 pub mod clients;
 mod connection;

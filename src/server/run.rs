@@ -166,7 +166,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, store, commit, .. } =
+    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, .. } =
         directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
@@ -220,6 +220,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk_work.push(spawn("merger", move || run_merger(&merger, &merges_received, &merger_jobs, &merger_inbox, &merger_metrics))?);
     let preparing = move || disk_threads::run_preparer(preparer, &requests_received, &jobs, &preparer_inbox, &preparer_metrics);
     disk_work.push(spawn("preparer", preparing)?);
+    client_port.serve_backups(snapshots);
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
