@@ -270,3 +270,7 @@ fn scramble(number: u64) -> u64 {
     mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ mixed >> 31
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;
