@@ -4,10 +4,10 @@
 //! # One cluster without a word between its nodes
 //!
 //! The new cluster's id and its members' uuids are mixed from the file (its CRC, length and header) and the sorted list of members. So the
-//! same command with the same file and members makes directories of one and the same cluster wherever it runs, and another file or list makes
-//! another cluster. The mix is no secret, and it is no proof against somebody who looks for two files of the same identity. To restore the
-//! same file for the same members again makes the same identity again: then all of them begin anew. One alone that was restored for the
-//! second time is refused by the others as an old copy, as any other directory that went back in time.
+//! same command with the same file and members makes directories of one and the same cluster wherever it runs, and another file or list
+//! makes another cluster. The mix is no secret, and it is no proof against somebody who looks for two files of the same identity. To
+//! restore the same file for the same members again makes the same identity again: then all of them begin anew. One alone that was restored
+//! for the second time is refused by the others as an old copy, as any other directory that went back in time.
 
 use crate::error::{Error, Result};
 use crate::raft::EntryId;

@@ -53,12 +53,12 @@ enum Tool {
     /// Make the data directory of a member of a new cluster of a backup
     ///
     /// FILE is what `apexkv-client backup FILE` wrote. Run this for each member with the same FILE and the same members, each with its own
-    /// --id and an empty directory, then start each as usual with the same --id, --peers and --data-dir. The new cluster has an id of its own
-    /// that follows from the file and the members, so that nothing has to pass between the nodes before. Keys keep their versions; new
+    /// --id and an empty directory, then start each as usual with the same --id, --peers and --data-dir. The new cluster has an id of its
+    /// own that follows from the file and the members, so that nothing has to pass between the nodes before. Keys keep their versions; new
     /// versions are above all of them.
     ///
-    /// The whole file is checked before anything is made. A directory that holds anything is refused. One whose restore was interrupted holds
-    /// either nothing or what a start refuses: empty it and restore again.
+    /// The whole file is checked before anything is made. A directory that holds anything is refused. One whose restore was interrupted
+    /// holds either nothing or what a start refuses: empty it and restore again.
     ///
     /// Never restore one node of a cluster that has served since: restore all of them, or let it catch up from the others.
     ///

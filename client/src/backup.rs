@@ -21,9 +21,9 @@
 //! ```
 //!
 //! A record is what the server's log consists of: a header of 32 bytes (length of what follows u32, kind u8 = 2, flags u8 = 0, extension
-//! u16 = 0, version u64, term u64, CRC of what follows u32, CRC of the 28 bytes before u32), then one operation: 1 (set) or 2 (delete) as u8,
-//! key length u32, value length u32, key, value. A key may come several times: the highest version counts, of equal ones the last. If that
-//! one deletes the key, it is absent.
+//! u16 = 0, version u64, term u64, CRC of what follows u32, CRC of the 28 bytes before u32), then one operation: 1 (set) or 2 (delete) as
+//! u8, key length u32, value length u32, key, value. A key may come several times: the highest version counts, of equal ones the last. If
+//! that one deletes the key, it is absent.
 
 use crate::attempt::decode_u64;
 use crate::connection::Connection;

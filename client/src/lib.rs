@@ -51,8 +51,9 @@
 //!
 //! [`protocol`] is the bytes and nothing else; [`Connection`] carries them over one socket; [`Pipeline`] sends many requests before it
 //! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`backup`] is a whole state, as a
-//! stream and as a file. [`text`] is how the programs print bytes; [`testing`] is a node in memory for the tests of applications. The library (but for [`testing`]) starts no threads and keeps no
-//! global state: a `Client` belongs to one thread at a time, and a program that wants several makes several.
+//! stream and as a file. [`text`] is how the programs print bytes; [`testing`] is a node in memory for the tests of applications. The
+//! library (but for [`testing`]) starts no threads and keeps no global state: a `Client` belongs to one thread at a time, and a program
+//! that wants several makes several.
 
 mod attempt;
 pub mod backup;

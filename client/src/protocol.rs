@@ -73,7 +73,8 @@ pub enum Command {
     ///
     /// Value 0 (1 byte) opens one and is answered with: id u64, cluster id u128, term u64 and index u64 of the last entry that the state
     /// includes, and about how many bytes follow (u64, never too few). It belongs to the connection, where it takes the place of the one
-    /// before. It goes when the connection ends, when it was read to the end, or when it was not read for 60 s. BUSY when too many are open.
+    /// before. It goes when the connection ends, when it was read to the end, or when it was not read for 60 s. BUSY when too many are
+    /// open.
     ///
     /// Value 1, id u64, position u64 (17 bytes) is answered with the next part: more u8 (1 if there are further parts), the next
     /// position u64, how many records u32, then these records. Positions count the parts from 0, and each part is sent once.

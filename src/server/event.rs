@@ -85,8 +85,8 @@ pub struct ClientBatch<C> {
     pub deadline_ms: u32,
 }
 
-/// A wish for the present state. It is answered like the barrier of a batch; with [`Outcome::Proceed`] the state is in the channel. A connection
-/// sends it when all its writes have been answered, and nothing after it before its answer.
+/// A wish for the present state. It is answered like the barrier of a batch; with [`Outcome::Proceed`] the state is in the channel. A
+/// connection sends it when all its writes have been answered, and nothing after it before its answer.
 #[derive(Debug)]
 pub struct BackupRequest<C> {
     /// Whom to answer.

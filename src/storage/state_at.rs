@@ -73,9 +73,9 @@ pub struct StateReader {
 }
 
 impl StateReader {
-    /// Appends records to `out`, about `budget` bytes (entries of the log come in portions of a megabyte) or a single larger one, and returns how many they are; 0 at the end. Each holds one
-    /// operation that took effect, with the index and term of its entry. A key may come several times: the highest index counts, and of
-    /// several with the same index the last. Damage names file and offset.
+    /// Appends records to `out`, about `budget` bytes (entries of the log come in portions of a megabyte) or a single larger one, and
+    /// returns how many they are; 0 at the end. Each holds one operation that took effect, with the index and term of its entry. A key may
+    /// come several times: the highest index counts, and of several with the same index the last. Damage names file and offset.
     pub fn read(&mut self, budget: usize, out: &mut Vec<u8>) -> Result<u32> {
         let start = out.len();
         let mut count = 0;

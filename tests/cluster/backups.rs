@@ -1,5 +1,5 @@
-//! Backups of a cluster that goes on writing, and new clusters made of them: what was acknowledged before a backup began is in it, all of it
-//! is one state, and no version is used twice.
+//! Backups of a cluster that goes on writing, and new clusters made of them: what was acknowledged before a backup began is in it, all of
+//! it is one state, and no version is used twice.
 
 use crate::harness::{Cluster, wait_for};
 use crate::node::{Node, PATIENCE};

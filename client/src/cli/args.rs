@@ -94,8 +94,8 @@ pub(crate) enum Command {
     },
     /// Write one consistent state of the whole cluster into a file, while it goes on
     ///
-    /// The file holds every write that was acknowledged before the command began. It gets its name when it is whole and durable; until then it
-    /// is FILE.tmp. When the node that it is read from goes away, it starts over at the next leader, up to five times; each step has the
+    /// The file holds every write that was acknowledged before the command began. It gets its name when it is whole and durable; until then
+    /// it is FILE.tmp. When the node that it is read from goes away, it starts over at the next leader, up to five times; each step has the
     /// time of --timeout. `apexkv restore` makes a new cluster of it.
     Backup(BackupArguments),
     /// Load the leader and report operations per second and latencies
