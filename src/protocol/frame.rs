@@ -4,7 +4,7 @@
 //! ```text
 //! offset size field
 //!      0    4 head length      kind and its fields, 1 ..= HEAD_MAX
-//!      4    4 records length   0 unless the kind is an append, at most RECORDS_MAX
+//!      4    4 records length   0 unless the kind carries records, at most RECORDS_MAX
 //!      8    4 CRC              CRC-32 (IEEE) of the eight bytes before and of the head
 //!     12    1 kind             the head: see the rooms of handshake and messages
 //!     13    … fields of the kind

@@ -1,5 +1,6 @@
 //! What the host says of its disk, and what follows for leading: three questions, asked at different places, with different answers.
 
+use super::message::EntryId;
 use super::node::Node;
 
 /// What the host has said last.
@@ -11,20 +12,22 @@ pub(super) struct Fitness {
     pub(super) stalled: bool,
     /// There is room for some records, and others were refused for lack of it.
     pub(super) short: bool,
+    /// The last entry of a log that was lost; zero when the present one has reached it.
+    pub(super) floor: EntryId,
 }
 
 impl Fitness {
     /// Nothing was said yet.
-    pub(super) const UNKNOWN: Fitness = Fitness { able: true, stalled: false, short: false };
+    pub(super) const UNKNOWN: Fitness = Fitness { able: true, stalled: false, short: false, floor: EntryId { term: 0, index: 0 } };
 
     /// Whether to seek leadership when nobody leads. A node that is short does: where all are, somebody must lead for the sake of reads.
     pub(super) fn may_campaign(self) -> bool {
-        self.able && !self.stalled
+        self.able && !self.stalled && self.floor.term == 0
     }
 
     /// Whether to be handed leadership by a node that cannot do its work.
     pub(super) fn may_succeed(self) -> bool {
-        self.able && !self.short
+        self.able && !self.short && self.floor.term == 0
     }
 
     /// Whether another should lead.
@@ -38,6 +41,18 @@ impl Node {
     /// whether it has been unable to for so long that it should not lead (`stalled`). Without `able` it does not campaign or win.
     pub fn set_disk(&mut self, able: bool, stalled: bool) {
         self.fitness = Fitness { able, stalled, ..self.fitness };
+    }
+
+    /// What [`Node::set_floor`] said last.
+    pub fn floor(&self) -> EntryId {
+        self.fitness.floor
+    }
+
+    /// Tells the core that this node's log once ended in `floor` and was lost. Until the present log has reached it, the node votes only for
+    /// candidates whose logs have, and does not seek leadership: so it stands for the entries that it acknowledged as if it held them. Zero
+    /// lifts that.
+    pub fn set_floor(&mut self, floor: EntryId) {
+        self.fitness.floor = floor;
     }
 
     /// Tells the core whether clients' records are refused for lack of room while smaller ones still have some. As leader it hands

@@ -19,7 +19,7 @@ impl Node {
 
     /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1).
     fn is_current(&self, last: EntryId) -> bool {
-        let own = self.outline.last();
+        let own = self.outline.last().max(self.fitness.floor);
         if planted(5) {
             return last.term >= own.term && last.index >= own.index;
         }
@@ -176,6 +176,14 @@ impl Node {
         if last.index <= self.commit || self.outline.contains(last) {
             self.verified = self.verified.max(last.index.min(self.outline.last().index));
             self.send(from, Message::SnapshotReply { matched: self.durable.min(self.verified) });
+        }
+    }
+
+    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
+    /// several times within [`super::Settings::resend_ticks`].
+    pub fn arriving(&mut self, peer: NodeId) {
+        if self.leader == Some(peer) && !self.is_leader() {
+            self.send(peer, Message::Arriving);
         }
     }
 

@@ -376,14 +376,6 @@ impl Node {
         }
     }
 
-    /// Bytes of a message are arriving on the bulk link from `peer`, and it is not complete yet. To be said now and then while that lasts,
-    /// several times within [`Settings::resend_ticks`].
-    pub fn arriving(&mut self, peer: NodeId) {
-        if self.leader == Some(peer) && !self.is_leader() {
-            self.send(peer, Message::Arriving);
-        }
-    }
-
     /// Everything up to `last` has been installed as files, durably; the log is empty or goes on behind it. Like a write of records, the
     /// files are switched in only while [`Node::may_write`].
     pub fn snapshot_installed(&mut self, last: EntryId, config: Config) {

@@ -199,4 +199,38 @@ mod tests {
         assert!(progress.may_send(last, window));
         assert!(progress.acknowledge(110, last) && progress.mode == Mode::Replicate, "it has room again");
     }
+    #[test]
+    fn what_arrives_slowly_is_not_sent_again() {
+        let mut progress = Progress::new(11);
+        progress.acknowledge(10, 10);
+        progress.sent(5, 5_000_000, 50);
+        for _ in 0..100 {
+            progress.note_arriving(600);
+            progress.tick(500, 600);
+            assert_eq!((progress.mode, progress.next), (Mode::Replicate, 16), "it was taken for lost while it arrived");
+        }
+        progress.tick(600, 600);
+        progress.tick(600, 600);
+        assert_eq!((progress.mode, progress.next), (Mode::Probe, 11), "nothing arrives any more");
+        progress.sent(5, 5_000_000, 600);
+        progress.note_arriving(600);
+        progress.tick(599, 600);
+        assert!(!progress.may_send(15, 16 << 20), "a probe that still arrives is sent again");
+        progress.note_refused(50);
+        progress.tick(50, 600);
+        assert!(progress.may_send(15, 16 << 20), "a probe that found no room waits for more than its pause");
+    }
+
+    #[test]
+    fn appends_under_way_are_bounded_in_number() {
+        let mut progress = Progress::new(1);
+        progress.acknowledge(0, 0);
+        let mut sent = 0;
+        while progress.may_send(10_000, u64::MAX) {
+            progress.sent(1, 1, 50);
+            sent += 1;
+        }
+        assert_eq!(sent, APPENDS_UNDER_WAY_MAX);
+        assert!(progress.acknowledge(1, 10_000) && progress.may_send(10_000, u64::MAX), "an answer makes room for the next");
+    }
 }

@@ -1,5 +1,6 @@
 //! The receiving side of a link: the first exchange, then frame after frame into the inbox. Nothing of a peer that was not admitted gets
-//! further than the exchange. Nothing is ever said on an inbound link but the welcome or the refusal.
+//! further than the exchange. Nothing is ever said on an inbound link but the welcome or the refusal; snapshots are answered, see
+//! [`super::snapshot_receiver`].
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,6 +12,7 @@ use super::event::Incoming;
 use super::identity::{Refusal, Verdict, judge};
 use super::registry::Age;
 use super::shared::Shared;
+use super::snapshot_receiver;
 use super::sockets::{Limited, Timing, describe_error, prepare};
 use crate::error::{Error, Result};
 use crate::protocol::handshake::{Greeting, Hello, LinkClass};
@@ -48,8 +50,10 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     log::debug!("{} link from {} is open: boot {}, term {}, last {}", name(hello.link), hello.id, hello.boot, hello.term, hello.last);
     // The peer lives: whoever pauses before dialing it again need not wait longer.
     shared.kick(peer);
-    let end = receive(shared, stream, peer, &hello);
-    if shared.registry.close(peer, hello.link, Age::of(&hello)) {
+    let snapshot = hello.link == LinkClass::Snapshot;
+    let end = if snapshot { snapshot_receiver::receive(shared, stream, peer, &hello) } else { receive(shared, stream, peer, &hello) };
+    // What becomes of a snapshot has been said where it is known.
+    if shared.registry.close(peer, hello.link, Age::of(&hello)) && !snapshot {
         say_end(shared, &hello, opened.elapsed(), &end);
     }
     if let Err(error) = shared.marks.flush(&shared.view) {
@@ -232,5 +236,6 @@ pub fn name(link: LinkClass) -> &'static str {
         LinkClass::Founding => "founding",
         LinkClass::Control => "control",
         LinkClass::Bulk => "bulk",
+        LinkClass::Snapshot => "snapshot",
     }
 }

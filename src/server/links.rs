@@ -11,17 +11,14 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use parking_lot::Mutex;
 
 use super::acceptor::LINK_STACK;
+use super::dialer::{Dialer, SocketInUse};
 use super::event::{LinkChange, Outgoing};
-use super::identity::{Mark, Refusal, Verdict, judge};
-use super::shared::Shared;
-use super::sockets::{connect, describe, describe_error, greet};
+use super::sockets::describe;
 use crate::error::{Error, Result};
-use crate::protocol::handshake::{Greeting, Hello, LinkClass};
+use crate::protocol::handshake::LinkClass;
 use crate::protocol::peer;
-use crate::raft::NodeId;
 
 /// One write gathers messages until it has this many bytes.
 const GATHER_BYTES: usize = 1 << 20;
@@ -45,19 +42,13 @@ pub struct LinkHandle {
     /// Whether there is a connection. A hint: what is queued without one is dropped by the worker.
     pub connected: Arc<AtomicBool>,
     /// The socket in use, to be shut down when the transport ends.
-    pub socket: Arc<Mutex<Option<Arc<TcpStream>>>>,
+    pub socket: SocketInUse,
 }
 
 /// A worker: carries one class of messages to one peer.
 pub struct Worker {
-    /// The transport.
-    pub shared: Arc<Shared>,
     /// To whom.
-    pub peer: NodeId,
-    /// Its id.
-    pub id: String,
-    /// Where it is dialed.
-    pub address: String,
+    pub to: Dialer,
     /// What the link carries.
     pub class: LinkClass,
     /// What is to be sent.
@@ -71,13 +62,13 @@ pub struct Worker {
 impl Worker {
     /// Dials and sends until the transport ends.
     pub fn run(self) {
-        let timing = self.shared.timing;
+        let timing = self.to.shared.timing;
         let mut pause = timing.pause_min;
-        while !self.shared.is_stopping() {
-            match self.dial() {
-                Ok((stream, attempt)) => {
+        while !self.to.shared.is_stopping() {
+            match self.to.dial(self.class, &self.handle.socket) {
+                Ok((stream, hello)) => {
                     let opened = Instant::now();
-                    let outcome = self.carry(&stream, attempt);
+                    let outcome = self.carry(&stream, hello.attempt);
                     self.hang_up(outcome);
                     // A connection that ends as soon as it is made is not a reason to hurry.
                     if opened.elapsed() > timing.pause_max {
@@ -87,7 +78,7 @@ impl Worker {
                 Err(reason) => self.say(&reason),
             }
             *self.handle.socket.lock() = None;
-            if self.shared.is_stopping() {
+            if self.to.shared.is_stopping() {
                 break;
             }
             // Half of the pause is random, so that two nodes do not run into each other for ever.
@@ -97,60 +88,22 @@ impl Worker {
         }
     }
 
-    /// A connection whose acceptor is who it should be and welcomed us. The error is for a person.
-    fn dial(&self) -> std::result::Result<(Arc<TcpStream>, u64), String> {
-        let stream = Arc::new(connect(&self.address, &self.shared.timing)?);
-        *self.handle.socket.lock() = Some(stream.clone());
-        if self.shared.is_stopping() {
-            return Err("shutting down".to_owned());
-        }
-        // Taken before the welcome can have been written.
-        let mark = self.shared.marks.of(Some(self.peer), &self.shared.view);
-        let hello = self.shared.hello(self.class);
-        let attempt = hello.attempt;
-        match greet(&stream, hello, self.shared.timing.handshake).map_err(|error| describe_error(&error))? {
-            Greeting::Welcome(welcome) => self.judge(mark, &welcome)?,
-            Greeting::Refusal(reason) => return Err(format!("it refuses this node: {}", reason.escape_debug())),
-            Greeting::Hello(_) => return Err("it answers with a hello instead of a welcome".to_owned()),
-        }
-        Ok((stream, attempt))
-    }
-
-    /// The acceptor is judged as the dialer is; but only what arrives from it counts, so nothing is remembered here.
-    /// What the same process has said since `before` may have overtaken its welcome, and must not make it look old.
-    fn judge(&self, before: Option<Mark>, welcome: &Hello) -> std::result::Result<(), String> {
-        if welcome.id != self.id {
-            return Err(format!("`{}` answers at {}", welcome.id.escape_debug(), self.address));
-        }
-        let now = self.shared.marks.of(Some(self.peer), &self.shared.view);
-        let process = |mark: Option<Mark>| mark.map(|mark| (mark.boot, mark.nonce));
-        let mark = if process(before) == process(now) { before } else { now };
-        match judge(self.shared.standing(), mark.as_ref(), welcome) {
-            Verdict::Accept { .. } => {
-                self.shared.learn_address(self.peer, welcome);
-                Ok(())
-            }
-            Verdict::Refuse(refusal @ Refusal::Unfounded { .. }) => Err(refusal.to_string()),
-            Verdict::Refuse(refusal) => Err(format!("it is refused: {refusal}")),
-        }
-    }
-
     /// Says a reason once per change. Both links of a peer fail for the same reasons, so the control link speaks for both.
     fn say(&self, reason: &str) {
-        let quiet = self.shared.is_stopping() || self.class == LinkClass::Bulk;
-        if !quiet && self.shared.notices.changed(&self.id, reason) {
-            log::warn!("no link to {}: {reason}", self.id);
+        let quiet = self.to.shared.is_stopping() || self.class == LinkClass::Bulk;
+        if !quiet && self.to.shared.notices.changed(&self.to.id, reason) {
+            log::warn!("no link to {}: {reason}", self.to.id);
         }
     }
 
     fn carry(&self, stream: &Arc<TcpStream>, attempt: u64) -> Result<()> {
-        stream.set_write_timeout(Some(self.shared.timing.silence)).map_err(Error::io("limit the silence of a link"))?;
+        stream.set_write_timeout(Some(self.to.shared.timing.silence)).map_err(Error::io("limit the silence of a link"))?;
         stream.set_read_timeout(None).map_err(Error::io("wait for the end of a link"))?;
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
         self.handle.connected.store(true, Ordering::SeqCst);
-        if self.class == LinkClass::Control && self.shared.notices.changed(&self.id, "linked") {
-            log::info!("linked to {}", self.id);
+        if self.class == LinkClass::Control && self.to.shared.notices.changed(&self.to.id, "linked") {
+            log::info!("linked to {}", self.to.id);
         }
         let outcome = self.send_all(stream, attempt);
         self.handle.connected.store(false, Ordering::SeqCst);
@@ -168,7 +121,7 @@ impl Worker {
             // A full queue keeps the worker busy, and its next write fails.
             let _ = queue.try_send(Work::Ended(attempt));
         };
-        let thread = thread::Builder::new().name(format!("peer-end-{}", self.peer)).stack_size(LINK_STACK / 4);
+        let thread = thread::Builder::new().name(format!("peer-end-{}", self.to.peer)).stack_size(LINK_STACK / 4);
         thread.spawn(watch).map_err(Error::io("start a thread that watches a link"))
     }
 
@@ -177,9 +130,9 @@ impl Worker {
         // The first keepalive says that this side is content with the welcome.
         peer::encode_keepalive(&mut buffer)?;
         (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
-        while !self.shared.is_stopping() {
+        while !self.to.shared.is_stopping() {
             buffer.clear();
-            match self.queue.recv_timeout(self.shared.timing.keepalive) {
+            match self.queue.recv_timeout(self.to.shared.timing.keepalive) {
                 Ok(Work::Send(first)) => self.gather(first, &mut buffer, attempt)?,
                 Ok(Work::Ended(ended)) if ended == attempt => return Err(Error::Closed),
                 Ok(Work::Ended(_)) => continue,
@@ -214,15 +167,15 @@ impl Worker {
         match peer::encode(buffer, &outgoing.envelope, records) {
             Ok(()) => {}
             Err(Error::Protocol(reason)) => {
-                log::error!("a message to {} cannot be sent: {reason}", self.id);
+                log::error!("a message to {} cannot be sent: {reason}", self.to.id);
                 self.dropped();
             }
-            Err(error) => (self.shared.fatal)(error),
+            Err(error) => (self.to.shared.fatal)(error),
         }
     }
 
     fn hang_up(&self, outcome: Result<()>) {
-        if !self.shared.is_stopping() {
+        if !self.to.shared.is_stopping() {
             let reason = match &outcome {
                 Ok(()) | Err(Error::Closed) => "it closed the connection".to_owned(),
                 Err(Error::Io { source, .. }) => describe(source),
@@ -246,7 +199,7 @@ impl Worker {
 
     fn dropped(&self) {
         if self.class == LinkClass::Bulk {
-            self.shared.registry.inbox().link(self.peer, LinkChange::Dropped);
+            self.to.shared.registry.inbox().link(self.to.peer, LinkChange::Dropped);
         }
     }
 }

@@ -2,7 +2,6 @@
 //! the Raft thread; what comes of it goes through the log writer, as every change of the manifest does.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -16,15 +15,10 @@ use crate::storage::writer::Job;
 use super::disk_threads::fatal;
 use super::event::Event;
 use super::metrics::Metrics;
+use super::pace::{Pace, Rates};
 
-/// Bytes that a merge reads and writes in a second while clients write, too: about a quarter of what an ordinary disk does.
-const BUSY_RATE: u64 = 48 << 20;
-/// The same while nobody writes.
-const IDLE_RATE: u64 = 256 << 20;
-/// How often the rate is looked at.
-const STEP: u64 = 1 << 20;
-/// Somebody writes if the log got so many batches during a step.
-const BUSY_BATCHES: u64 = 2;
+/// Bytes that a merge reads and writes in a second: with writing clients about a quarter of what an ordinary disk does.
+const RATES: Rates = Rates { busy: 48 << 20, idle: 256 << 20 };
 
 /// What the merger's thread is asked for.
 #[derive(Debug)]
@@ -35,34 +29,6 @@ pub(super) enum MergerWork {
     Discard(Discarded),
     /// To give memory back, which takes a while if it is much.
     Drop(OldState),
-}
-
-/// Slows a merge down.
-struct Pace<'a> {
-    metrics: &'a Metrics,
-    /// Bytes since the last pause.
-    bytes: u64,
-    begun: Instant,
-    batches: u64,
-}
-
-impl<'a> Pace<'a> {
-    fn new(metrics: &'a Metrics) -> Pace<'a> {
-        Pace { metrics, bytes: 0, begun: Instant::now(), batches: metrics.log_batches.get() }
-    }
-
-    fn moved(&mut self, bytes: u64) {
-        self.metrics.merged_bytes.add(bytes);
-        self.bytes += bytes;
-        if self.bytes < STEP {
-            return;
-        }
-        let batches = self.metrics.log_batches.get();
-        let rate = if batches - self.batches > BUSY_BATCHES { BUSY_RATE } else { IDLE_RATE };
-        let due = Duration::from_micros(self.bytes * 1_000_000 / rate);
-        std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
-        (self.bytes, self.begun, self.batches) = (0, Instant::now(), batches);
-    }
 }
 
 /// Merges and removes on request until the channel closes.
@@ -96,10 +62,14 @@ pub(super) fn run_merger<C>(
 }
 
 /// The error says whether it may work later.
-fn merge(merger: &Merger, job: &MergeJob, metrics: &Metrics) -> Result<Job, bool> {
+fn merge(merger: &Merger, job: &MergeJob, metrics: &Arc<Metrics>) -> Result<Job, bool> {
     let (files, bytes) = job.size();
-    let mut pace = Pace::new(metrics);
-    match merger.merge(job, &mut |bytes| pace.moved(bytes)) {
+    let mut pace = Pace::new(metrics, RATES);
+    let mut moved = |bytes| {
+        metrics.merged_bytes.add(bytes);
+        pace.moved(bytes);
+    };
+    match merger.merge(job, &mut moved) {
         Ok(merged) => {
             log::debug!("merged {files} files of {bytes} bytes into {}", merged.bytes());
             metrics.merges.increment();

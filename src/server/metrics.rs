@@ -112,6 +112,14 @@ metrics! {
     merges: Counter,
     /// Bytes that merges have read and written.
     merged_bytes: Counter,
+    /// Snapshots that a follower has taken over whole.
+    snapshots_sent: Counter,
+    /// Snapshots received whole.
+    snapshots_received: Counter,
+    /// Bytes of records sent within snapshots.
+    snapshot_bytes_out: Counter,
+    /// Bytes of records received within snapshots.
+    snapshot_bytes_in: Counter,
     /// Batches of records written to the log's files.
     log_batches: Counter,
     /// Syncs of the log's files.

@@ -12,6 +12,8 @@
 //! | peer acceptor | 1 | the peer listener | arrivals |
 //! | peer receiver | one per inbound link | its socket | its socket |
 //! | `peer-control-…`, `peer-bulk-…` | two per peer | the outgoing connection | its queue, its socket |
+//! | `snapshot-…` | one per snapshot being sent | its connection, the snapshot's reader | its socket, the disk, time |
+//! | `snapshot-finish` | 0 or 1 | a snapshot that has arrived | the disk |
 //! | `peer-marks` | 1 | the file of marks | time, the disk |
 //! | `admin` | one per listener | the admin listener | requests, one at a time, for a bounded time |
 //! | `log` | 1 | standard error | its queue |
@@ -26,6 +28,7 @@ mod backups;
 mod batch;
 pub mod clients;
 mod connection;
+pub mod dialer;
 mod disk_threads;
 pub mod event;
 mod flusher;
@@ -35,6 +38,7 @@ pub mod fuzzing;
 pub mod identity;
 pub mod inbound;
 mod input;
+pub mod intake;
 pub mod join;
 pub mod links;
 pub mod log_sink;
@@ -43,6 +47,7 @@ mod merge_thread;
 pub mod metrics;
 pub mod notices;
 mod output;
+mod pace;
 pub mod peers;
 mod preparing;
 mod raft_thread;
@@ -55,6 +60,8 @@ mod response;
 mod run;
 mod serve;
 pub mod shared;
+mod snapshot_receiver;
+mod snapshot_sender;
 pub mod sockets;
 mod status;
 mod stream;

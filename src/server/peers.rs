@@ -2,7 +2,8 @@
 //! here ever makes the Raft thread wait: a message that has no room, or no connection, is dropped.
 //!
 //! Each pair of nodes has up to four connections: in either direction one for control and one for bulk, so that a heartbeat is never
-//! behind entries. A link is a one-way stream; a reply travels on the other node's own link.
+//! behind entries. A link is a one-way stream; a reply travels on the other node's own link. A snapshot has a connection of its own for as
+//! long as it takes.
 //!
 //! | thread | number | room |
 //! |---|---|---|
@@ -10,10 +11,11 @@
 //! | receives from a link | one per inbound link | [`super::inbound`] |
 //! | sends on a link | two per peer | [`super::links`] |
 //! | waits for a link's end | one per outbound connection | [`super::links`] |
-//! | makes marks durable | 1 | here |
+//! | sends a snapshot | one per transfer | [`super::snapshot_sender`] |
+//! | makes marks durable, gives half snapshots up | 1 | here |
 
 use std::collections::BTreeMap;
-use std::net::{Shutdown, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,26 +25,35 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::acceptor::{Acceptor, LINK_STACK};
+use super::dialer::{Dialer, SocketInUse};
 use super::event::{Event, LinkChange, Outgoing, OutgoingSnapshot};
 use super::identity::numbered;
 use super::inbound;
+use super::intake::Intake;
 use super::links::{LinkHandle, Work, Worker};
 use super::marks::Marks;
+use super::metrics::Metrics;
 use super::notices::{Notices, Throttle};
-use super::registry::Registry;
+use super::registry::{Registry, Severable};
 use super::shared::{Fatal, Shared};
+use super::snapshot_sender::SnapshotSender;
 use super::sockets::Timing;
 use super::view::PeerView;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
-use crate::raft::NodeId;
+use crate::raft::{self, NodeId};
 use crate::storage::directory::{Founding, Identity};
 use crate::storage::slots::SlotFile;
+use crate::storage::snapshot::SnapshotMaker;
 
 /// Messages that may wait for the control link: small ones, and only the newest matter.
 const CONTROL_QUEUE: usize = 1024;
-/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds.
+/// Messages that may wait for the bulk link. Each holds its records, whose bytes the core bounds. A queue that ran full while the link
+/// still carries what is in it would have the core send the same again.
 const BULK_QUEUE: usize = 256;
+const _: () = assert!(BULK_QUEUE >= 2 * raft::APPENDS_UNDER_WAY_MAX, "the core fills the queue of a slow link by itself");
+/// Half a snapshot with which nobody has gone on for this long is given up.
+const HALF_KEPT: Duration = Duration::from_secs(60);
 
 /// What the transport needs to start.
 pub struct PeersConfig {
@@ -60,6 +71,10 @@ pub struct PeersConfig {
     pub client_address: String,
     /// The slot file of the peers' marks, and its newest payload.
     pub marks: (SlotFile, Vec<u8>),
+    /// Reads and writes snapshots.
+    pub snapshots: SnapshotMaker,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Time limits.
     pub timing: Timing,
 }
@@ -68,6 +83,8 @@ pub struct PeersConfig {
 pub struct Peers {
     shared: Arc<Shared>,
     links: BTreeMap<(NodeId, LinkClass), LinkHandle>,
+    dialers: BTreeMap<NodeId, Dialer>,
+    transfers: Mutex<Vec<(JoinHandle<()>, SocketInUse)>>,
     acceptor: Mutex<Option<Acceptor>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stop: Mutex<Option<Sender<()>>>,
@@ -95,6 +112,9 @@ impl Peers {
             marks,
             view,
             registry: Registry::new(Box::new(inbox)),
+            intake: Intake::default(),
+            snapshots: config.snapshots,
+            metrics: config.metrics,
             timing: config.timing,
             notices: Notices::default(),
             strangers: Throttle::new(Duration::from_secs(1)),
@@ -107,9 +127,18 @@ impl Peers {
         let serve = Arc::new(move |stream: &Arc<_>, pending: &mut _| inbound::serve(&receiving, stream, pending));
         let acceptor = Mutex::new(Some(Acceptor::start(&config.listeners, serve)?));
         let (stop, stopped) = bounded(0);
-        let mut running = Peers { shared, links: BTreeMap::new(), acceptor, threads: Mutex::new(Vec::new()), stop: Mutex::new(Some(stop)) };
+        let dialers = dialers(&shared, &config.dial);
+        let mut running = Peers {
+            shared,
+            links: BTreeMap::new(),
+            dialers,
+            transfers: Mutex::default(),
+            acceptor,
+            threads: Mutex::default(),
+            stop: Mutex::new(Some(stop)),
+        };
         running.start_keeper(stopped)?;
-        running.start_workers(&config.dial, kicked)?;
+        running.start_workers(kicked)?;
         Ok(running)
     }
 
@@ -121,18 +150,17 @@ impl Peers {
                     (shared.fatal)(error);
                     return;
                 }
+                shared.intake.drop_older_than(HALF_KEPT);
             }
         })
     }
 
-    fn start_workers(&mut self, dial: &BTreeMap<String, String>, kicked: Vec<(NodeId, LinkClass, Receiver<()>)>) -> Result<()> {
+    fn start_workers(&mut self, kicked: Kicked) -> Result<()> {
         for (peer, class, kick) in kicked {
             let (sender, queue) = bounded(if class == LinkClass::Bulk { BULK_QUEUE } else { CONTROL_QUEUE });
             let handle = LinkHandle { queue: sender, connected: Arc::default(), socket: Arc::default() };
-            let id = self.shared.peers[&peer].clone();
-            let address = dial.get(&id).unwrap_or(&id).clone();
             self.links.insert((peer, class), handle.clone());
-            let worker = Worker { shared: self.shared.clone(), peer, id, address, class, queue, kick, handle };
+            let worker = Worker { to: self.dialers[&peer].clone(), class, queue, kick, handle };
             self.spawn(format!("peer-{}-{peer}", inbound::name(class)), move || worker.run())?;
         }
         Ok(())
@@ -160,9 +188,24 @@ impl Peers {
         }
     }
 
-    /// Sends a snapshot on a connection of its own, in the background. An event [`Event::SnapshotEnded`] follows.
+    /// Sends a snapshot on a connection of its own, in the background; one at a time to each peer. An event [`Event::SnapshotEnded`]
+    /// follows, at once if the peer is away.
     pub fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
-        self.shared.registry.inbox().snapshot_ended(snapshot.to);
+        let peer = snapshot.to;
+        let mut transfers = self.transfers.lock();
+        transfers.retain(|(thread, _)| !thread.is_finished());
+        match self.dialers.get(&peer) {
+            Some(to) if self.alive(peer) && !self.shared.is_stopping() => {
+                let socket = SocketInUse::default();
+                let sender = SnapshotSender::new(to.clone(), socket.clone(), snapshot);
+                match thread::Builder::new().name(format!("snapshot-{peer}")).spawn(move || sender.run()) {
+                    Ok(thread) => return transfers.push((thread, socket)),
+                    Err(error) => log::warn!("no snapshot to {}: cannot start a thread: {error}", to.id),
+                }
+            }
+            _ => {}
+        }
+        self.shared.registry.inbox().snapshot_ended(peer);
     }
 
     /// Where clients reach a node: this one, or a peer that was heard since the start.
@@ -197,14 +240,15 @@ impl Peers {
         }
         drop(self.stop.lock().take());
         for link in self.links.values() {
-            if let Some(socket) = &*link.socket.lock() {
-                let _ = socket.shutdown(Shutdown::Both);
-            }
+            sever(&link.socket);
             let _ = link.queue.try_send(Work::Ended(0));
         }
         self.shared.peers.keys().for_each(|peer| self.shared.kick(*peer));
         drop(self.acceptor.lock().take());
-        for thread in self.threads.lock().drain(..) {
+        let transfers = std::mem::take(&mut *self.transfers.lock());
+        transfers.iter().for_each(|(_, socket)| sever(socket));
+        let transfers = transfers.into_iter().map(|(thread, _)| thread);
+        for thread in self.threads.lock().drain(..).chain(transfers) {
             let _ = thread.join();
         }
         if let Err(error) = self.shared.marks.flush(&self.shared.view) {
@@ -217,6 +261,20 @@ impl Drop for Peers {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn sever(socket: &SocketInUse) {
+    if let Some(socket) = &*socket.lock() {
+        socket.sever();
+    }
+}
+
+fn dialers(shared: &Arc<Shared>, dial: &BTreeMap<String, String>) -> BTreeMap<NodeId, Dialer> {
+    let dialer = |(peer, id): (&NodeId, &String)| {
+        let address = dial.get(id).unwrap_or(id).clone();
+        (*peer, Dialer { shared: shared.clone(), peer: *peer, id: id.clone(), address })
+    };
+    shared.peers.iter().map(dialer).collect()
 }
 
 type Kicked = Vec<(NodeId, LinkClass, Receiver<()>)>;

@@ -17,7 +17,7 @@ use crate::server::join::{JoinConfig, found_or_join};
 use crate::server::shared::bare_hello;
 use crate::server::sockets::greet;
 use crate::storage::Options;
-use crate::storage::directory::{Directory, FoundingMember};
+use crate::storage::directory::{Directory, FoundingMember, Opened};
 use crate::storage::disk::Disk;
 use crate::storage::log::{Piece, Room};
 use crate::storage::real::RealDisk;
@@ -82,6 +82,8 @@ impl Site {
             listeners: self.listeners(),
             client_address: format!("client-of-{}", self.id),
             marks: SlotFile::open(&self.disk(), "marks").expect("the marks are whole"),
+            snapshots: opened().snapshots,
+            metrics: Arc::default(),
             timing: timing(),
         };
         let fatal: Fatal = Arc::new(|error| panic!("fatal: {error}"));
@@ -180,13 +182,18 @@ pub(super) fn append(from: u32, to: u32, size: usize) -> (Outgoing, Vec<u8>) {
     (Outgoing { envelope, records: pieces(&bytes) }, bytes)
 }
 
-/// Sealed records as a log pins them: appended to one on a simulated disk, and not written yet.
-pub(super) fn pieces(records: &[u8]) -> Vec<Piece> {
+/// A new directory on a simulated disk.
+pub(super) fn opened() -> Opened {
     let disk: Arc<dyn Disk> = SimulatedDisk::new(1);
     let mut directory = Directory::open(disk, "a:1").expect("a new disk");
     let member = FoundingMember { id: "a:1".to_owned(), uuid: directory.identity().uuid };
     directory.found(&Founding { cluster: 1, members: vec![member] }).expect("a new disk");
-    let mut opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("a new disk");
+    directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("a new disk")
+}
+
+/// Sealed records as a log pins them: appended to one on a simulated disk, and not written yet.
+pub(super) fn pieces(records: &[u8]) -> Vec<Piece> {
+    let mut opened = opened();
     while !matches!(opened.log.room(records.len()), Room::Yes) {
         let segment = opened.preparer.prepare(records.len() as u64).expect("a simulated disk has room");
         match opened.writer.run(Job::List(segment)).expect("nothing fails here") {

@@ -1,6 +1,7 @@
 //! What the Raft thread relies on from its links, between nodes of one process and against peers that misbehave.
 
 use std::io::Write;
+use std::net::Shutdown;
 use std::net::TcpStream;
 use std::time::Instant;
 

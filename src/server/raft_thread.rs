@@ -112,10 +112,13 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
         return;
     }
     let view = &outlets.view;
-    view.set_position(position.term, position.last);
+    // What was lost to damage counts as present: it was promised.
+    view.set_position(position.term, position.last.max(position.floor));
     for (peer, matched) in &position.matched {
-        let term = replica.node().outline().term_of(*matched).unwrap_or(0);
-        view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        // What has left the log was committed without this acknowledgement, so nobody need remember it.
+        if let Some(term) = replica.node().outline().term_of(*matched) {
+            view.set_acknowledged(*peer, EntryId { term, index: *matched });
+        }
     }
     if position.role != published.role || position.leader != published.leader || position.term != published.term {
         announce(published, &position, outlets);

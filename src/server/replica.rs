@@ -131,6 +131,8 @@ pub struct Position {
     pub applied: u64,
     /// The newest entry.
     pub last: EntryId,
+    /// Where the log ended that was lost to damage; zero unless it is still being fetched again.
+    pub floor: EntryId,
     /// Highest durable index.
     pub durable: u64,
     /// Bytes of log on disk.
@@ -238,6 +240,7 @@ impl<C: Clone> Replica<C> {
             commit: node.commit(),
             applied: self.applier.applied(),
             last: node.last(),
+            floor: node.floor(),
             durable: node.durable(),
             disk_bytes: self.log.disk_bytes(),
             hinted: self.log.hinted(),
@@ -489,9 +492,12 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_) | Completion::Retired(_) | Completion::Merged(_) | Completion::Installed | Completion::Forgotten => {
-                self.kept_up(completion)
-            }
+            Completion::Hinted(_)
+            | Completion::Retired(_)
+            | Completion::Merged(_)
+            | Completion::Installed
+            | Completion::Healed
+            | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;

@@ -166,12 +166,27 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
-    let Opened { lock, founding, node: own, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, .. } =
-        directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
+    let Opened {
+        lock,
+        founding,
+        node: own,
+        hard_state,
+        log,
+        applier,
+        writer,
+        preparer,
+        hinter,
+        merger,
+        snapshots,
+        store,
+        commit,
+        floor,
+        ..
+    } = directory.open_log(&storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes })?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last()));
+    let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {
             id: config.id.clone(),
@@ -181,13 +196,16 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
             listeners: peer_listeners,
             client_address: config.advertise_client.clone(),
             marks,
+            snapshots: snapshots.clone(),
+            metrics: Arc::clone(&metrics),
             timing: sockets::Timing::default(),
         },
         inbox.clone(),
         Arc::clone(&view),
         Arc::new(|error| disk_threads::fatal(&error)),
     )?);
-    let node = Node::new(own, settings(config), rand::random(), recovered);
+    let mut node = Node::new(own, settings(config), rand::random(), recovered);
+    node.set_floor(floor);
     let replica = Replica::new(node, log, applier, limits(config));
 
     let members = identity::numbered(&founding);

@@ -8,7 +8,9 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use super::identity::{Standing, ids_of};
+use super::intake::Intake;
 use super::marks::Marks;
+use super::metrics::Metrics;
 use super::notices::{Notices, Throttle};
 use super::registry::Registry;
 use super::sockets::Timing;
@@ -17,6 +19,7 @@ use crate::error::Error;
 use crate::protocol::handshake::{Hello, LinkClass, PEER_PROTOCOL};
 use crate::raft::{EntryId, NodeId};
 use crate::storage::directory::{Founding, Identity};
+use crate::storage::snapshot::SnapshotMaker;
 
 /// Called when the process must not go on: the marks could not be made durable, or a record of the own log cannot be read.
 pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;
@@ -41,6 +44,12 @@ pub struct Shared {
     pub view: Arc<PeerView>,
     /// Inbound links.
     pub registry: Registry,
+    /// The snapshot being received.
+    pub intake: Intake,
+    /// Reads and writes snapshots.
+    pub snapshots: SnapshotMaker,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Time limits.
     pub timing: Timing,
     /// What was said about peers.

@@ -99,6 +99,7 @@ impl NodeView for StatusView {
             "index_bytes": member.map_or(0, |member| member.store.index_bytes()),
             "hinted_index": position.hinted,
             "first_index": position.first,
+            "lost_to_damage": (position.floor.term > 0).then_some(position.floor.index),
             "file_bytes": position.file_bytes,
             "live_bytes": position.live_bytes,
             "requests_waiting": position.waiting,

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::bugbank::planted;
-use crate::raft::NodeId;
+use crate::raft::{EntryId, NodeId};
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -65,6 +65,7 @@ pub(super) struct Upkeep {
     received: Option<(Received, u64)>,
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
+    healing: bool,
 }
 
 impl Upkeep {
@@ -99,6 +100,7 @@ impl<C: Clone> Replica<C> {
         if self.upkeep.is_installing() {
             return self.install();
         }
+        self.heal();
         self.ask_for_hint();
         self.ask_for_merge();
     }
@@ -120,6 +122,11 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
             }
             Completion::Installed => self.installed(),
+            Completion::Healed => {
+                self.upkeep.healing = false;
+                self.node.set_floor(EntryId::default());
+                log::info!("the log that was lost to damage has been fetched again");
+            }
             _ => {}
         }
     }
@@ -176,6 +183,17 @@ impl<C: Clone> Replica<C> {
             return u64::MAX;
         }
         pinned.min(if much_too_long { u64::MAX } else { lacking })
+    }
+
+    /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node ever
+    /// acknowledged is missing.
+    fn heal(&mut self) {
+        let (floor, durable) = (self.node.floor(), self.node.durable());
+        let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
+        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
+            self.upkeep.healing = true;
+            self.actions.jobs.push(Job::Heal);
+        }
     }
 
     // ---- snapshots of this node ----

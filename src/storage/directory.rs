@@ -150,8 +150,8 @@ impl Directory {
             manifest: Manifest::decode(&payload)?,
             chain: writer::Chain::default(),
         };
-        let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options)?;
-        let recovery::Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit } = recovered;
+        let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options, founding.members.len() == 1)?;
+        let recovery::Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor } = recovered;
         let Directory { disk, lock, identity, .. } = self;
         Ok(Opened {
             disk,
@@ -169,6 +169,7 @@ impl Directory {
             snapshots,
             store,
             commit,
+            floor,
         })
     }
 }

@@ -13,6 +13,7 @@ use super::disk::Disk;
 use super::founding::decode_identity;
 use super::hint;
 use super::manifest::{self, Manifest};
+use super::quarantine::ASIDE;
 use super::read_only::ReadOnly;
 use super::reserve;
 use super::scan::Scan;
@@ -204,6 +205,8 @@ impl Inspection<'_> {
             } else if hint::id_of(&name).is_some() {
                 // Looked at with its segment, if the manifest names it.
                 continue;
+            } else if name == ASIDE {
+                self.note(&name, None, "the manifest from before all of the log was put aside because of damage; a start leaves it alone");
             } else if name == reserve::NAME {
                 // What it holds is nothing.
                 self.finished(&name);

@@ -15,7 +15,7 @@ pub(super) const CAPACITY: usize = 1 << 20;
 pub(super) const ID_MAX: u32 = 1 << 31;
 
 const VERSION: u32 = 3;
-const FRONT_BYTES: usize = 44;
+const FRONT_BYTES: usize = 60;
 /// Entries that segments leave for the outputs of merges and for received files, so that a full list can become shorter again.
 const RESERVED: usize = 256;
 const ENTRY_BYTES: usize = 56;
@@ -63,12 +63,14 @@ pub(super) enum State {
         /// Where it ends.
         offset: u64,
     },
+    /// Put aside because of damage. Kept until the log has been fetched again, and never read.
+    Quarantined,
 }
 
 impl State {
     /// Whether a hint file belongs to it.
     pub(super) fn has_hint(&self) -> bool {
-        matches!(self, State::Hinted { .. } | State::Retired { .. } | State::Data { .. })
+        matches!(self, State::Hinted { .. } | State::Retired { .. } | State::Data { .. } | State::Quarantined)
     }
 }
 
@@ -96,6 +98,8 @@ pub(super) struct Manifest {
     pub(super) last_id: u32,
     /// Of segments up to this entry the hints are needed: a merge has left out what the conditions of their entries were decided against.
     pub(super) decided: u64,
+    /// The last entry of the log that was put aside because of damage; zero when the log has reached it again.
+    pub(super) floor: EntryId,
     /// In the order in which they were listed.
     pub(super) segments: Vec<Listed>,
 }
@@ -126,7 +130,9 @@ impl Manifest {
         out.extend_from_slice(&self.base.index.to_le_bytes());
         out.extend_from_slice(&self.applied.to_le_bytes());
         out.extend_from_slice(&self.last_id.to_le_bytes());
-        out.extend_from_slice(&self.decided.to_le_bytes());
+        for number in [self.decided, self.floor.term, self.floor.index] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
         for listed in &self.segments {
             let (state, first, last, offset) = match listed.state {
                 State::Open => (0u32, 0, 0, 0),
@@ -135,6 +141,7 @@ impl Manifest {
                 State::Hinted { first, last, offset } => (3, first, last, offset),
                 State::Retired { first, last, offset } => (4, first, last, offset),
                 State::Data { first, last, offset } => (5, first, last, offset),
+                State::Quarantined => (6, 0, 0, 0),
             };
             out.extend_from_slice(&listed.id.to_le_bytes());
             out.extend_from_slice(&state.to_le_bytes());
@@ -168,8 +175,11 @@ impl Manifest {
         let count = fields.u32()?;
         let base = EntryId { term: fields.number()?, index: fields.number()? };
         let (applied, last_id) = (fields.number()?, fields.u32()?);
-        let decided = if version >= 3 { fields.number()? } else { 0 };
-        let mut manifest = Manifest { base, applied, last_id, decided, segments: Vec::new() };
+        let mut manifest = Manifest { base, applied, last_id, ..Manifest::default() };
+        if version >= 3 {
+            manifest.decided = fields.number()?;
+            manifest.floor = EntryId { term: fields.number()?, index: fields.number()? };
+        }
         for _ in 0..count {
             let (id, state, node) = (fields.u32()?, fields.u32()?, fields.u128()?);
             let (length, first, last, offset) = (fields.u64()?, fields.number()?, fields.number()?, fields.u64()?);
@@ -180,6 +190,7 @@ impl Manifest {
                 3 if version >= 2 => State::Hinted { first, last, offset },
                 4 if version >= 3 => State::Retired { first, last, offset },
                 5 if version >= 3 => State::Data { first, last, offset },
+                6 if version >= 3 => State::Quarantined,
                 _ => return None,
             };
             manifest.segments.push(Listed { id, node, length, state });
@@ -200,6 +211,7 @@ mod tests {
             applied: 3,
             last_id: 4,
             decided: 0,
+            floor: EntryId { term: 7, index: 8 },
             segments: vec![listed(1, State::Sealed { first: 3, last: 9, offset: 5000 }), listed(2, State::Dropped), listed(3, State::Open)],
         };
         let mut manifest = manifest;

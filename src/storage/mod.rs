@@ -215,6 +215,7 @@ pub mod merge;
 mod ordered;
 mod piece;
 pub mod preparer;
+mod quarantine;
 mod read_only;
 pub mod real;
 pub mod record;
@@ -246,7 +247,7 @@ pub struct Options {
 }
 
 /// What to do about damage; the end of every message about it.
-const REMEDY: &str = "nothing was changed; restore this node from its peers: wipe its data directory and add it again";
+const REMEDY: &str = "nothing was changed; restore the file from a copy, or the cluster from a backup";
 
 fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
     Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }

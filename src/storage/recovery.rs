@@ -14,6 +14,7 @@ use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merger};
 use super::preparer::Preparer;
+use super::quarantine::quarantine;
 use super::reserve::Reserve;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
@@ -27,7 +28,7 @@ use super::writer::{Edit, LogWriter};
 use super::{Options, batch};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
-use crate::raft::{HardState, NodeId};
+use crate::raft::{EntryId, HardState, NodeId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -69,6 +70,8 @@ pub struct Opened {
     pub store: Arc<Store>,
     /// The highest index known to be committed; applied already. Everything in the log is durable.
     pub commit: u64,
+    /// The last entry of the log that was put aside because of damage, and that the log has not reached again; else zero.
+    pub floor: EntryId,
 }
 
 /// What recovery makes.
@@ -82,6 +85,7 @@ pub(super) struct Recovered {
     pub(super) snapshots: SnapshotMaker,
     pub(super) store: Arc<Store>,
     pub(super) commit: u64,
+    pub(super) floor: EntryId,
 }
 
 /// The listed segments by what becomes of them.
@@ -100,15 +104,37 @@ pub(super) struct Sorted {
 }
 
 /// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
-pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Recovered> {
-    let mut sorted = sort(&writer, node)?;
+/// `alone` is a node that is a cluster of its own: nobody else has its data.
+pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options, alone: bool) -> Result<Recovered> {
+    let found = match read(&mut writer, node, hard_state, options) {
+        Err(damage @ Error::Corrupt { .. }) if !alone && !planted(46) => {
+            quarantine(&mut writer, node, hard_state, damage)?;
+            read(&mut writer, node, hard_state, options)?
+        }
+        found => found?,
+    };
+    assemble(writer, node, options, found)
+}
+
+/// What the files say, before anything is changed.
+struct Found {
+    sorted: Sorted,
+    unlisted: Vec<String>,
+    scan: Scan,
+    /// What becomes of interrupted writes.
+    edits: Vec<Edit>,
+    /// Whether writing goes on in the last segment.
+    active: bool,
+}
+
+/// Reads everything and judges it.
+fn read(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Found> {
+    let mut sorted = sort(writer, node)?;
     if planted(100) {
         refuse_longer_segments(&sorted, options)?;
     }
-    let unlisted = find_unlisted(&writer)?;
-    let base = writer.manifest.base;
+    let unlisted = find_unlisted(writer)?;
     let (mut scan, believed) = scan_sealed(&*writer.disk, writer.cluster, &writer.manifest, &mut sorted)?;
-    let store = Arc::clone(scan.store());
     for (segment, listed) in &sorted.sealed[believed..] {
         if let State::Hinted { first, last, offset } = listed.state {
             writer.manifest.find(segment.id()).state = State::Sealed { first, last, offset };
@@ -130,9 +156,15 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         }
     }
     active &= scan.segments.back().is_some();
-    let last = scan.last;
     check_commit(&scan, &writer.manifest)?;
     check_term(&scan, hard_state)?;
+    Ok(Found { sorted, unlisted, scan, edits, active })
+}
+
+/// Seals what was interrupted, sweeps what is not needed, and puts everything together.
+fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) -> Result<Recovered> {
+    let Found { sorted, unlisted, scan, edits, active } = found;
+    let (base, last, store) = (writer.manifest.base, scan.last, Arc::clone(scan.store()));
     let Scan { segments, terms, configs, applier, chain, commit, unproved, .. } = scan;
     writer.chain = chain;
     if !edits.is_empty() {
@@ -166,7 +198,8 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
         stage: Stage::default(),
     };
     sorted.prepared.into_iter().for_each(|segment| log.add_prepared(segment));
-    Ok(Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit })
+    let floor = writer.manifest.floor;
+    Ok(Recovered { log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor })
 }
 
 /// The state and the log up to the open segment: from hints as far as they go, from the segments behind. Also says how many segments'
@@ -290,7 +323,7 @@ pub(super) fn end_of(scanned: Option<&LogSegment>, segment: &Segment) -> Edit {
 fn sort(writer: &LogWriter, node: u128) -> Result<Sorted> {
     let mut sorted = Sorted::default();
     for listed in &writer.manifest.segments {
-        if listed.state == State::Dropped {
+        if let State::Dropped | State::Quarantined = listed.state {
             continue;
         }
         if let State::Retired { first, last, offset } | State::Data { first, last, offset } = listed.state {

@@ -117,6 +117,6 @@ impl Restorer {
         };
         let last_id = self.owner.numbers.next() - 1;
         let segments = self.files.iter().map(listed).collect();
-        Manifest { base: self.last, applied: self.last.index, last_id, decided: 0, segments }
+        Manifest { base: self.last, applied: self.last.index, last_id, segments, ..Manifest::default() }
     }
 }

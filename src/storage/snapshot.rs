@@ -214,7 +214,8 @@ impl Received {
 /// One change of the manifest: these files instead of everything that the log and its files consist of now.
 #[derive(Debug)]
 pub struct Installation {
-    pub(super) last: EntryId,
+    /// The last entry that the snapshot includes.
+    pub last: EntryId,
     pub(super) files: Vec<File>,
     /// What goes.
     pub(super) dropped: Vec<u32>,

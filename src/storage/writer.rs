@@ -4,12 +4,13 @@
 
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
+use super::hint::hint_name;
 use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merged};
 use super::record;
 use super::retire::Retirement;
-use super::segment::{Chunk, Segment, file_name};
+use super::segment::{Chunk, Segment, data_name, file_name};
 use super::slots::SlotFile;
 use super::snapshot::Installation;
 use crate::bugbank::planted;
@@ -46,6 +47,8 @@ pub enum Job {
     Merge(Merged),
     /// Put a received snapshot in the place of everything.
     Install(Installation),
+    /// The log has reached the floor: what was put aside is not needed any more.
+    Heal,
     /// Files that the manifest no longer needs have been removed for good.
     Forget(Vec<u32>),
 }
@@ -80,6 +83,8 @@ pub enum Completion {
     Merged(Merged),
     /// The snapshot is what the state consists of.
     Installed,
+    /// There is no floor any more, and nothing is put aside.
+    Healed,
     /// Taken note of.
     Forgotten,
     /// The segment may be given to the log.
@@ -198,6 +203,10 @@ impl LogWriter {
                 self.install(&installation)?;
                 Ok(Completion::Installed)
             }
+            Job::Heal => {
+                self.heal()?;
+                Ok(Completion::Healed)
+            }
             Job::Forget(ids) => {
                 self.manifest.segments.retain(|listed| !ids.contains(&listed.id));
                 Ok(Completion::Forgotten)
@@ -241,6 +250,23 @@ impl LogWriter {
         self.manifest.base = installation.last;
         self.manifest.applied = self.manifest.applied.max(installation.last.index);
         self.write_manifest()
+    }
+
+    /// Gives up what was put aside.
+    fn heal(&mut self) -> Result<()> {
+        let aside: Vec<u32> =
+            self.manifest.segments.iter().filter(|listed| listed.state == State::Quarantined).map(|listed| listed.id).collect();
+        self.manifest.floor = EntryId::default();
+        aside.iter().for_each(|id| self.manifest.find(*id).state = State::Dropped);
+        self.write_manifest()?;
+        // Whether the removal works, or survives, does not matter: the next start sweeps what is left.
+        let _ = self.disk.remove(super::quarantine::ASIDE);
+        for id in aside {
+            for name in [file_name(id), data_name(id), hint_name(id)] {
+                let _ = self.disk.remove(&name);
+            }
+        }
+        Ok(())
     }
 
     /// Drops some files and lists data files.

@@ -19,6 +19,7 @@
 //! | `startup` | wrong flags, unusable directories, ports in use, damage |
 //! | `limits` | file descriptors that run out |
 //! | `full_disk` | disks that are full, on file systems of a few megabytes |
+//! | `snapshots` | followers that need what the log has given up |
 //! | `small_disk` | such a file system |
 //! | `stopping` | signals |
 //! | `strangers` | a client in another language |
@@ -38,9 +39,11 @@ mod node;
 mod partitions;
 mod ports;
 mod proxy;
+mod repair;
 mod sizes;
 mod slow_links;
 mod small_disk;
+mod snapshots;
 mod stalls;
 mod startup;
 mod stopping;

@@ -131,8 +131,8 @@ impl Shared {
             }
             to.write_all(&buffer[..count])?;
             self.carried.fetch_add(count as u64, Ordering::SeqCst);
-            if rate > 0 {
-                thread::sleep(Duration::from_micros(count as u64 * 1_000_000 / rate));
+            if let Some(time) = (count as u64 * 1_000_000).checked_div(rate) {
+                thread::sleep(Duration::from_micros(time));
             }
         }
     }

@@ -37,7 +37,7 @@ fn a_value_that_takes_seconds_to_replicate_deposes_nobody() {
         let mut client = cluster.client(PATIENCE);
         let mut number = 0_u32;
         while !writer.is_finished() {
-            small.set(&mut client, &number.to_be_bytes(), b"small".to_vec());
+            small.set(&mut client, &number.to_le_bytes(), b"small".to_vec());
             number += 1;
             thread::sleep(PAUSE);
         }

@@ -23,6 +23,29 @@ pub(crate) struct Counts {
     pub(crate) fatal: u64,
     pub(crate) full: u64,
     pub(crate) hints: u64,
+    /// Times that segments have left a log.
+    pub(crate) retirements: u64,
+    pub(crate) merges: u64,
+    /// Merges during which their node took something else in.
+    pub(crate) merges_disturbed: u64,
+    /// Rounds of Raft threads in the middle of a merge.
+    pub(crate) merge_rounds: u64,
+    /// Files that were removed because the manifest no longer names them.
+    pub(crate) discarded: u64,
+    /// Snapshots that began to be sent.
+    pub(crate) snapshots_begun: u64,
+    /// Connections that broke while one was sent.
+    pub(crate) snapshots_cut: u64,
+    /// Those that went on behind what had arrived.
+    pub(crate) snapshots_resumed: u64,
+    /// Snapshots for which the receiver had no room.
+    pub(crate) snapshots_full: u64,
+    /// Snapshots that arrived whole.
+    pub(crate) snapshots_received: u64,
+    /// Of these, such as had arrived before.
+    pub(crate) snapshots_repeated: u64,
+    /// Logs that were replaced.
+    pub(crate) installations: u64,
     pub(crate) refusals: u64,
     /// Starts that were refused for damaged files.
     pub(crate) gone: u64,
@@ -50,7 +73,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// All plain numbers, with what they count.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 27] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 39] {
         [
             ("core events", &mut self.events),
             ("messages sent", &mut self.messages),
@@ -64,6 +87,18 @@ impl Counts {
             ("ends by a failed disk", &mut self.fatal),
             ("segments without room", &mut self.full),
             ("hints made", &mut self.hints),
+            ("retirements", &mut self.retirements),
+            ("merges", &mut self.merges),
+            ("of these disturbed", &mut self.merges_disturbed),
+            ("rounds while merging", &mut self.merge_rounds),
+            ("files discarded", &mut self.discarded),
+            ("snapshots begun", &mut self.snapshots_begun),
+            ("snapshots cut", &mut self.snapshots_cut),
+            ("snapshots resumed", &mut self.snapshots_resumed),
+            ("snapshots without room", &mut self.snapshots_full),
+            ("snapshots received", &mut self.snapshots_received),
+            ("snapshots repeated", &mut self.snapshots_repeated),
+            ("snapshots installed", &mut self.installations),
             ("peers refused", &mut self.refusals),
             ("starts refused", &mut self.gone),
             ("nodes convicted", &mut self.convicted),

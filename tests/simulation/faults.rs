@@ -84,6 +84,7 @@ impl World {
                 self.reset(number);
             }
         }
+        self.break_transfers(hit);
     }
 
     fn strike_disk(&mut self, fault: Fault) {
@@ -169,6 +170,7 @@ impl World {
         plan.silent_loss = 0;
         plan.duplication = 0;
         plan.late = 0;
+        plan.chunk_breaks = 0;
         plan.latency.1 = plan.latency.1.min(HEALED_LATENCY_MAX);
     }
 }

@@ -6,7 +6,9 @@
 //! | `plan` | what a seed draws before anything runs: settings, surroundings, the schedule of faults |
 //! | `world` | the queue of what happens next, and everything it happens to |
 //! | `node`, `process` | a member: its disk, and the life of its process |
+//! | `disk_threads` | preparer, hinter and merger of a member |
 //! | `network` | links between members |
+//! | `transfers` | snapshots on their way from one member to another |
 //! | `clients`, `operations` | connections, pipelined batches, what was asked |
 //! | `faults` | faults strike, and are healed |
 //! | `damage` | disks that rot, are mixed up, wiped or put back to an old copy, and who may believe their owners |
@@ -23,6 +25,7 @@
 mod clients;
 mod counts;
 mod damage;
+mod disk_threads;
 mod faults;
 mod history;
 mod model;
@@ -36,4 +39,5 @@ mod random;
 mod report;
 mod run;
 mod swarm;
+mod transfers;
 mod world;

@@ -19,7 +19,7 @@ use super::plan::{Death, MILLISECOND, SECOND, Time};
 use super::world::{What, World};
 
 /// A link without a byte for this long is cut.
-const SILENCE: Time = 5 * SECOND;
+pub(crate) const SILENCE: Time = 5 * SECOND;
 const PAUSE_MIN: Time = 10 * MILLISECOND;
 const PAUSE_MAX: Time = 500 * MILLISECOND;
 /// Messages that a link holds before the next one is dropped.
@@ -108,7 +108,7 @@ impl Network {
 }
 
 impl World {
-    fn latency(&mut self, from: usize, to: usize) -> Time {
+    pub(crate) fn latency(&mut self, from: usize, to: usize) -> Time {
         let (until, extra) = self.network.slow[from][to];
         let mut latency = self.random.between(self.plan.latency);
         if self.random.per_mille(self.plan.late) {
@@ -121,7 +121,12 @@ impl World {
         self.now < self.network.blocked[from][to]
     }
 
-    fn lives(&self, node: usize, life: u64) -> bool {
+    /// Until when two nodes cannot talk to each other.
+    pub(crate) fn blocked_until(&self, one: usize, other: usize) -> Time {
+        self.network.blocked[one][other].max(self.network.blocked[other][one])
+    }
+
+    pub(crate) fn lives(&self, node: usize, life: u64) -> bool {
         self.members[node].process.as_ref().is_some_and(|process| process.life == life)
     }
 

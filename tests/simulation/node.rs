@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use apexkv::error::{Error, Result};
 use apexkv::protocol::handshake::{Hello, LinkClass};
-use apexkv::raft::{HardState, Node, NodeId};
+use apexkv::raft::{EntryId, HardState, Node, NodeId};
 use apexkv::server::event::{Event, Incoming, LinkChange};
 use apexkv::server::identity::{Standing, ids_of, numbered};
 use apexkv::server::marks::Marks;
@@ -20,8 +20,11 @@ use apexkv::server::view::PeerView;
 use apexkv::storage::Options;
 use apexkv::storage::directory::{Directory, Founding, FoundingMember, Identity, Lock, Opened};
 use apexkv::storage::hinter::{HintJob, Hinter};
+use apexkv::storage::merge::{MergeJob, Merger};
 use apexkv::storage::preparer::Preparer;
+use apexkv::storage::retire::Discarded;
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
+use apexkv::storage::snapshot::{Received, SnapshotMaker, SnapshotWriter};
 use apexkv::storage::store::Store;
 use apexkv::storage::writer::{Completion, Job, LogWriter};
 
@@ -69,6 +72,14 @@ impl Inbox for Letters {
     fn link(&self, peer: NodeId, change: LinkChange) {
         self.push(Event::Link(peer, change));
     }
+
+    fn received(&self, received: Received, term: u64) {
+        self.push(Event::Received { received: Box::new(received), term });
+    }
+
+    fn snapshot_ended(&self, peer: NodeId) {
+        self.push(Event::SnapshotEnded(peer));
+    }
 }
 
 /// What the log writer works on.
@@ -77,6 +88,20 @@ pub(crate) enum Running {
     Before(Job),
     /// Done, and not yet reported.
     Done(Completion),
+}
+
+/// What the merger is asked for.
+pub(crate) enum Chore {
+    Merge(MergeJob),
+    /// Files that the manifest no longer names.
+    Discard(Discarded),
+}
+
+/// A snapshot that is being taken in.
+pub(crate) struct Arriving {
+    /// Number of the transfer.
+    pub(crate) number: usize,
+    pub(crate) writer: SnapshotWriter,
 }
 
 /// An outgoing link.
@@ -94,6 +119,9 @@ pub(crate) struct Process {
     pub(crate) writer: LogWriter,
     pub(crate) preparer: Preparer,
     pub(crate) hinter: Hinter,
+    /// Taken out while it merges.
+    pub(crate) merger: Option<Merger>,
+    pub(crate) snapshots: SnapshotMaker,
     pub(crate) store: Arc<Store>,
     pub(crate) marks: Marks,
     pub(crate) view: PeerView,
@@ -107,6 +135,10 @@ pub(crate) struct Process {
     pub(crate) requests: VecDeque<u64>,
     /// What the hinter works on; it is given one at a time.
     pub(crate) hinting: Option<HintJob>,
+    /// What the merger is to do; it works on the first.
+    pub(crate) chores: VecDeque<Chore>,
+    /// One snapshot is taken in at a time.
+    pub(crate) arriving: Option<Arriving>,
     /// Local milliseconds that the replica has been told of.
     pub(crate) ticked: u64,
     pub(crate) wake_at: Option<Time>,
@@ -188,6 +220,9 @@ impl Member {
 /// What a started process found on its disk.
 pub(crate) struct Found {
     pub(crate) hard_state: HardState,
+    /// The entry before the first one of its log.
+    pub(crate) base: EntryId,
+    /// The terms of the entries behind it.
     pub(crate) terms: Vec<u64>,
 }
 
@@ -217,10 +252,13 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         None => return Err(Error::Directory("the founding record is gone".into())),
     };
     let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes, reserve_bytes: plan.segment_bytes })?;
-    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, store, commit, .. } = opened;
+    let Opened { lock, identity, hard_state, log, applier, writer, preparer, hinter, merger, snapshots, store, commit, floor, .. } = opened;
+    if floor.term > 0 {
+        return Err(Error::Corrupt { file: "log".into(), offset: 0, reason: format!("all of it up to {floor} was put aside") });
+    }
     let recovered = recovered(founding, hard_state, &log, commit);
-    let last = recovered.outline.last();
-    let terms = (1..=last.index).map(|index| recovered.outline.term_of(index).unwrap_or(0)).collect();
+    let (base, last) = (recovered.outline.base(), recovered.outline.last());
+    let terms = (base.index + 1..=last.index).map(|index| recovered.outline.term_of(index).unwrap_or(0)).collect();
     let core = Node::new(number_of(node), plan.settings.clone(), seed, recovered);
     let inbox = Letters::default();
     let peers = numbered(founding).into_iter().map(|(peer, _)| position_of(peer)).filter(|peer| *peer != node);
@@ -232,6 +270,8 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         writer,
         preparer,
         hinter,
+        merger: Some(merger),
+        snapshots,
         store,
         marks: Marks::open(marks, &payload, founding, &name_of(node))?,
         view: PeerView::new(hard_state.term, last),
@@ -243,6 +283,8 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         preparing: None,
         requests: VecDeque::new(),
         hinting: None,
+        chores: VecDeque::new(),
+        arriving: None,
         ticked: 0,
         wake_at: None,
         attempts: 0,
@@ -251,7 +293,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         leads: None,
         _lock: lock,
     };
-    Ok((process, Found { hard_state, terms }))
+    Ok((process, Found { hard_state, base, terms }))
 }
 
 impl Process {

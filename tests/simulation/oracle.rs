@@ -14,13 +14,19 @@ use super::operations::{Action, Learned, Operation, writer_of};
 /// What a member has shown.
 #[derive(Clone, Debug, Default)]
 struct Ghost {
-    /// The terms of its entries.
+    /// The terms of its entries, those included that have left its log: they are in its files, and have been committed.
     terms: Vec<u64>,
+    /// So many have left its log.
+    base: u64,
     durable: u64,
     /// The terms of the entries that its disk holds, as its finished jobs have made them.
     on_disk: Vec<u64>,
     commit: u64,
     applied: u64,
+    /// A snapshot up to this entry is taking the place of its log, or has: which of both a start finds is open.
+    installing: Option<u64>,
+    /// The highest entry that it has acknowledged, and the term in which it did.
+    acknowledged: (u64, u64),
     /// Term and vote that its disk holds.
     hard_state: HardState,
     /// The highest term that it has told anyone.
@@ -100,8 +106,9 @@ impl Oracle {
         let stored = self.nodes[node].hard_state;
         assert!(stored.term >= *term, "{message:?} of term {term} leaves {node} whose disk holds {stored:?}");
         self.nodes[node].told = self.nodes[node].told.max(*term);
-        if let Message::Appended { matched, .. } = message {
-            let ghost = &self.nodes[node];
+        if let Message::Appended { matched, .. } | Message::SnapshotReply { matched } = message {
+            let ghost = &mut self.nodes[node];
+            ghost.acknowledged = ghost.acknowledged.max((*term, *matched));
             let held = ghost.on_disk.get(..*matched as usize);
             // In the round in which a newer leader took over, what the disk still holds and was acknowledged to the older one may differ.
             let same = held.is_some_and(|held| ghost.term > *term || held.last() == ghost.terms[..*matched as usize].last());
@@ -119,21 +126,66 @@ impl Oracle {
 
     /// A process started: what it found is held against what it had shown before.
     pub(crate) fn started(&mut self, node: usize, found: &Found) {
-        let ghost = &mut self.nodes[node];
+        let ghost = &self.nodes[node];
         let term = found.hard_state.term;
         assert!(term >= ghost.told, "{node} comes back in term {term} and has spoken in {}", ghost.told);
-        let kept = found.terms.iter().zip(&ghost.terms).take_while(|(now, before)| now == before).count() as u64;
-        let (durable, last) = (ghost.durable, found.terms.len());
+        let terms = self.whole(node, found.base, &found.terms);
+        let ghost = &self.nodes[node];
+        let (kept, last) = (in_common(&terms, &ghost.terms), terms.len());
+        let durable = self.promised(node);
         assert!(kept >= durable, "{node} comes back with {last} entries of which {kept} are as before; {durable} were durable");
         if let Some(vote) = self.votes.get(&(node, term)) {
             assert!(found.hard_state.vote == Some(*vote), "{node} comes back with {:?} and has voted for {vote}", found.hard_state);
         }
         let told = ghost.told;
-        let on_disk = found.terms.clone();
-        self.nodes[node] = Ghost { durable: last as u64, on_disk, hard_state: found.hard_state, told, ..Ghost::default() };
-        for (position, entry) in found.terms.iter().enumerate() {
+        let (on_disk, base) = (terms.clone(), found.base.index);
+        let acknowledged = self.nodes[node].acknowledged;
+        let hard_state = found.hard_state;
+        self.nodes[node] = Ghost { durable: last as u64, on_disk, base, hard_state, told, acknowledged, ..Ghost::default() };
+        for (position, entry) in terms.iter().enumerate() {
             self.append(node, position as u64 + 1, *entry);
         }
+        self.keeps_acknowledged(node, term);
+    }
+
+    /// The terms of all entries of a log that begins behind `base`: what is not in it any more has been committed.
+    fn whole(&self, node: usize, base: EntryId, terms: &[u64]) -> Vec<u64> {
+        let gone = self.gone(node, base);
+        gone.iter().chain(terms).copied().collect()
+    }
+
+    /// The terms of the entries up to `base`, behind which a log begins.
+    fn gone(&self, node: usize, base: EntryId) -> &[u64] {
+        let gone = self.committed.get(..base.index as usize);
+        let known = gone.is_some_and(|gone| gone.last().copied().unwrap_or(0) == base.term);
+        assert!(known, "the log of {node} begins behind {base}, which was never committed");
+        gone.unwrap_or(&[])
+    }
+
+    /// Up to which entry a node must come back as it was. What a snapshot replaces could never have been committed.
+    fn promised(&self, node: usize) -> u64 {
+        let ghost = &self.nodes[node];
+        let installing = ghost.installing.map(|last| in_common(&self.committed[..last as usize], &ghost.terms));
+        installing.map_or(ghost.durable, |common| common.min(ghost.durable))
+    }
+
+    /// Within the term in which it acknowledged entries a node keeps them.
+    fn keeps_acknowledged(&self, node: usize, term: u64) {
+        let ghost = &self.nodes[node];
+        let (said, matched) = ghost.acknowledged;
+        let last = ghost.terms.len() as u64;
+        assert!(said != term || last >= matched, "{node} ends with entry {last} in term {term}, in which it acknowledged {matched}");
+    }
+
+    /// A snapshot up to `last` is about to take the place of a node's log.
+    pub(crate) fn installs(&mut self, node: usize, last: EntryId) {
+        self.gone(node, last);
+        self.nodes[node].installing = Some(last.index);
+    }
+
+    /// A job has put a snapshot up to `last` in the place of a node's log.
+    pub(crate) fn replaced(&mut self, node: usize, last: EntryId) {
+        self.nodes[node].on_disk = self.committed[..last.index as usize].to_vec();
     }
 
     /// A process ended: nothing it knows lasts.
@@ -147,9 +199,9 @@ impl Oracle {
     pub(crate) fn is_intact(&self, node: usize, found: &Found) -> bool {
         let ghost = &self.nodes[node];
         let term = found.hard_state.term;
-        let kept = found.terms.iter().zip(&ghost.terms).take_while(|(now, before)| now == before).count() as u64;
+        let kept = in_common(&self.whole(node, found.base, &found.terms), &ghost.terms);
         let vote = self.votes.get(&(node, term));
-        term >= ghost.told && kept >= ghost.durable && vote.is_none_or(|vote| found.hard_state.vote == Some(*vote))
+        term >= ghost.told && kept >= self.promised(node) && vote.is_none_or(|vote| found.hard_state.vote == Some(*vote))
     }
 
     /// A node no longer leads.
@@ -163,7 +215,9 @@ impl Oracle {
         self.nodes[node].leads = Some(term);
         let other = *self.leaders.entry(term).or_insert(node);
         assert!(other == node, "{other} and {node} both lead term {term}");
-        for (position, committed) in self.committed.iter().enumerate().filter(|(position, _)| self.committed_in[*position] < term) {
+        let base = core.outline().base();
+        let behind = self.committed.iter().enumerate().skip(self.gone(node, base).len());
+        for (position, committed) in behind.filter(|(position, _)| self.committed_in[*position] < term) {
             let index = position as u64 + 1;
             let held = core.outline().term_of(index);
             assert!(held == Some(*committed), "{node} leads term {term} with {held:?} at {index}, where {committed} is committed");
@@ -207,27 +261,32 @@ impl Oracle {
         self.nodes[node].terms.push(term);
     }
 
-    /// Looks at a node after each of its steps.
-    pub(crate) fn observe(&mut self, node: usize, core: &Node, store: &Store) {
+    /// Looks at a node after each of its steps. What a damaged one cannot read it need not show.
+    pub(crate) fn observe(&mut self, node: usize, core: &Node, store: &Store, damaged: bool) {
         let outline = core.outline();
         let last = core.last().index;
+        self.nodes[node].observations += 1;
+        let replaced = self.observe_base(node, outline.base());
         let ghost = &mut self.nodes[node];
-        ghost.observations += 1;
-        let mut kept = last.min(ghost.terms.len() as u64);
+        let mut kept = replaced.unwrap_or(u64::MAX).min(last).min(ghost.terms.len() as u64);
         let same = |index: u64, terms: &[u64]| outline.term_of(index) == Some(terms[index as usize - 1]);
-        while kept > 0 && !same(kept, &ghost.terms) {
+        while kept > ghost.base && !same(kept, &ghost.terms) {
             kept -= 1;
         }
         assert!(core.term() >= ghost.term, "{node} was in term {} and is in {}", ghost.term, core.term());
         ghost.term = core.term();
         if ghost.observations.is_multiple_of(WHOLE_EVERY) {
-            let wrong = (1..=kept).find(|index| !same(*index, &ghost.terms));
+            let wrong = (ghost.base + 1..=kept).find(|index| !same(*index, &ghost.terms));
             assert!(wrong.is_none(), "{node} holds another entry at {wrong:?} than before, below an equal one");
         }
+        let (lost, committed) = (ghost.terms.get(kept as usize), self.committed.get(kept as usize));
+        assert!(lost.is_none() || lost != committed, "{node} no longer holds {}, which is committed in term {lost:?}", kept + 1);
         ghost.terms.truncate(kept as usize);
         for index in kept + 1..=last {
-            self.append(node, index, outline.term_of(index).unwrap_or(0));
+            let gone = self.committed.get(index as usize - 1).filter(|_| index < outline.base().index);
+            self.append(node, index, gone.copied().or(outline.term_of(index)).unwrap_or(0));
         }
+        self.keeps_acknowledged(node, core.term());
         self.observe_durable(node, kept, core.durable());
         self.observe_commit(node, core);
         let applied = store.applied();
@@ -237,9 +296,42 @@ impl Oracle {
             assert!(applied > before, "{node} has applied {before} and then {applied}");
             self.model.compare_changes(node, before, applied, store);
         }
-        if applied != before && before == 0 || self.nodes[node].observations.is_multiple_of(WHOLE_EVERY) {
+        let fresh = applied != before && (before == 0 || replaced.is_some());
+        if fresh || self.nodes[node].observations.is_multiple_of(WHOLE_EVERY) {
             self.model.compare(node, applied, store);
+            self.compare_values(node, store, damaged);
         }
+    }
+
+    /// Holds the values behind all keys of a node against what was written.
+    fn compare_values(&mut self, node: usize, store: &Store, damaged: bool) {
+        let mut value = Vec::new();
+        for (key, located) in store.scan(b"", b"", usize::MAX, usize::MAX, true).entries {
+            value.clear();
+            match store.read(&key, &located, &mut value) {
+                Ok(()) => {
+                    let number = self.writer(located.version);
+                    let same = value == self.operations[number].value(number);
+                    assert!(same, "{node} holds {} bytes as version {}, which were not written", value.len(), located.version);
+                }
+                Err(error) => assert!(damaged, "{node} cannot read version {}: {error}", located.version),
+            }
+        }
+    }
+
+    /// Looks at where a node's log begins. If another log has been put there, says up to where it is as before.
+    fn observe_base(&mut self, node: usize, base: EntryId) -> Option<u64> {
+        let before = self.nodes[node].base;
+        assert!(before <= base.index, "the log of {node} began behind {before} and begins behind {base}");
+        if before == base.index {
+            return None;
+        }
+        let kept = in_common(self.gone(node, base), &self.nodes[node].terms);
+        let ghost = &mut self.nodes[node];
+        let installed = ghost.installing.take_if(|last| *last <= base.index).is_some();
+        assert!(kept == base.index || installed, "the log of {node} begins behind {base} and was as committed up to {kept} before");
+        ghost.base = base.index;
+        installed.then_some(kept)
     }
 
     /// What a node says to be durable must be on its disk; up to `kept` it was looked at before, as far as it was durable then.
@@ -393,4 +485,9 @@ impl Oracle {
         let number = self.origin(EntryId { term, index: version }).and_then(|origin| origin.operation);
         number.unwrap_or_else(|| panic!("version {version} was written by no operation"))
     }
+}
+
+/// Up to which entry two logs are the same.
+fn in_common(one: &[u64], other: &[u64]) -> u64 {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count() as u64
 }

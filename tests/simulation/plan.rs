@@ -5,6 +5,7 @@
 use apexkv::raft::Settings;
 use apexkv::server::replica::Limits;
 
+use super::operations::KEYS_MAX;
 use super::random::Random;
 
 /// Microseconds.
@@ -153,6 +154,12 @@ pub(crate) struct Plan {
     /// Messages in a thousand that arrive a second time, much later.
     pub(crate) duplication: u64,
     pub(crate) segment_bytes: u64,
+    /// About how much of a snapshot travels at once.
+    pub(crate) chunk_bytes: u64,
+    /// How long a sender of a snapshot waits between two parts of it, as if its link had more to carry.
+    pub(crate) chunk_pause: (Time, Time),
+    /// Parts of snapshots in a thousand on whose way the connection breaks.
+    pub(crate) chunk_breaks: u64,
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) clients: usize,
@@ -189,6 +196,9 @@ impl Plan {
             silent_loss: u64::from(harsh) * random.below(100),
             duplication: u64::from(harsh) * random.below(100),
             segment_bytes: random.between((3, 10)) * 4096,
+            chunk_bytes: 0,
+            chunk_pause: (0, 0),
+            chunk_breaks: 0,
             limits: limits(&mut random, tight),
             settings: settings(&mut random),
             clients: random.between((1, 6)) as usize,
@@ -216,6 +226,7 @@ impl Plan {
             // A follower that has no room for a record of a segment of its own gets it again after this time only.
             plan.settings.resend_ticks = 100;
         }
+        plan.draw_upkeep(&mut Random::new(seed, 6));
         if random.per_mille(250) {
             plan.draw_hunt(&mut Random::new(seed, 2));
         } else {
@@ -225,6 +236,22 @@ impl Plan {
             plan.draw_damage(&mut Random::new(seed, 4));
         }
         plan
+    }
+
+    /// How long logs get before segments leave them, and how often files are merged.
+    fn draw_upkeep(&mut self, random: &mut Random) {
+        if random.per_mille(700) {
+            self.segment_bytes = random.between((3, 4)) * 4096;
+        }
+        let some = random.below(4) * self.segment_bytes;
+        self.limits.retain_log_bytes = *random.pick(&[u64::MAX, some, some, some]);
+        self.limits.merge_look_ms = random.spread((1, 500));
+        self.chunk_bytes = random.spread((1, 64 << 10));
+        self.chunk_pause = (1, random.spread((1, 300 * MILLISECOND)));
+        self.chunk_breaks = random.below(2) * random.below(200);
+        if random.per_mille(300) {
+            self.keys = KEYS_MAX;
+        }
     }
 
     /// One leader after the other is hit, on a network so slow and with appends so small that entries reach a part of the members.

@@ -5,11 +5,10 @@ use apexkv::error::Error;
 use apexkv::raft::{EntryId, HardState};
 use apexkv::server::event::Event;
 use apexkv::server::replica::Actions;
-use apexkv::storage::preparer::PrepareError;
 use apexkv::storage::simulated::CrashPolicy;
-use apexkv::storage::writer::Job;
+use apexkv::storage::writer::{Completion, Job};
 
-use super::node::{Running, start};
+use super::node::{Chore, Running, start};
 use super::oracle::Oracle;
 use super::plan::{Death, MILLISECOND, SECOND, Time};
 use super::world::{What, World};
@@ -94,12 +93,14 @@ impl World {
             return;
         }
         self.interrupt_disk_work(node);
-        self.members[node].process = None;
         self.failing.remove(&node);
         self.members[node].disk.clear_faults();
+        // What a process holds is not put in order when it dies: by then its disk no longer hears it.
         self.end_disk(node, death);
+        self.members[node].process = None;
         self.oracle.ended(node);
         self.hang_up_all(node);
+        self.end_transfers_of(node);
         self.links_of_the_dead(node, death);
         self.members[node].powered = death == Death::Kill;
         self.members[node].paused_until = 0;
@@ -133,6 +134,8 @@ impl World {
         let operations = 1 + self.random.below(4);
         let prepared = 1 + self.random.below(7);
         let hinted = 1 + self.random.below(5);
+        let merged = 1 + self.random.below(25);
+        let received = 1 + self.random.below(8);
         let member = &mut self.members[node];
         let Some(process) = &mut member.process else { return };
         if partly && let Some(Running::Before(job)) = process.running.take() {
@@ -162,6 +165,25 @@ impl World {
             member.disk.power_off_at(hinted);
             let _ = process.hinter.make(&job);
         }
+        if partly
+            && !member.disk.is_off()
+            && let (Some(merger), Some(chore)) = (&process.merger, process.chores.pop_front())
+        {
+            member.disk.clear_faults();
+            member.disk.power_off_at(merged);
+            match chore {
+                Chore::Merge(job) => drop(merger.merge(&job, &mut |_| {})),
+                Chore::Discard(files) => drop(merger.discard(files)),
+            }
+        }
+        if partly
+            && !member.disk.is_off()
+            && let Some(arriving) = process.arriving.take()
+        {
+            member.disk.clear_faults();
+            member.disk.power_off_at(received);
+            drop(arriving.writer.finish());
+        }
     }
 
     // ---- the Raft thread ----
@@ -189,6 +211,11 @@ impl World {
             return;
         }
         process.wake_at = None;
+        self.round(node);
+    }
+
+    /// What a Raft thread does between two waits.
+    pub(crate) fn round(&mut self, node: usize) {
         for _ in 0..BURST {
             let Some(event) = self.members[node].process.as_ref().and_then(|process| process.inbox.take()) else { break };
             self.feed(node, event);
@@ -200,7 +227,7 @@ impl World {
         self.publish(node);
         let Some(process) = &self.members[node].process else { return };
         if self.members[node].rolled_back.is_none() {
-            self.oracle.observe(node, process.replica.node(), &process.store);
+            self.oracle.observe(node, process.replica.node(), &process.store, self.members[node].damaged);
         }
         let position = process.replica.node();
         let facts = [0, node as u64, position.term(), position.commit(), position.durable(), position.last().index];
@@ -270,17 +297,24 @@ impl World {
         let core = process.replica.node();
         process.view.set_position(core.durable_term(), core.last());
         for peer in &core.config().voters {
-            if let Some(index) = core.matched(*peer) {
-                let term = core.outline().term_of(index).unwrap_or(0);
+            if let Some(index) = core.matched(*peer)
+                && let Some(term) = core.outline().term_of(index)
+            {
                 process.view.set_acknowledged(*peer, EntryId { term, index });
             }
         }
     }
 
     fn carry_out(&mut self, node: usize, actions: Actions<u64>) {
-        let Actions { send, jobs, prepare, hint, replies, .. } = actions;
+        let Actions { send, jobs, prepare, hint, merge, snapshots, old_state, discard, replies, .. } = actions;
+        drop(old_state);
+        let intact = self.members[node].rolled_back.is_none();
         let Some(process) = &mut self.members[node].process else { return };
         let life = process.life;
+        for installation in jobs.iter().filter_map(|job| if let Job::Install(installation) = job { Some(installation) } else { None }) {
+            assert!(intact, "{node} installs a snapshot, though nobody may count it");
+            self.oracle.installs(node, installation.last);
+        }
         process.jobs.extend(jobs);
         process.requests.extend(prepare);
         if let Some(job) = hint {
@@ -289,8 +323,17 @@ impl World {
             let time = self.disk_time(node, self.plan.prepare);
             self.schedule(self.now + time, What::Hinted { node, life });
         }
+        if let Some(job) = merge {
+            self.ask_merger(node, Chore::Merge(job));
+        }
         for outgoing in send {
             self.send(node, outgoing);
+        }
+        for snapshot in snapshots {
+            self.send_snapshot(node, snapshot);
+        }
+        if !discard.is_empty() {
+            self.ask_merger(node, Chore::Discard(discard));
         }
         if !self.alive(node, life) {
             return;
@@ -317,13 +360,13 @@ impl World {
 
     // ---- the disk's threads ----
 
-    fn disk_time(&mut self, node: usize, usual: (Time, Time)) -> Time {
+    pub(crate) fn disk_time(&mut self, node: usize, usual: (Time, Time)) -> Time {
         let time = self.random.spread(usual);
         let member = &self.members[node];
         time + if self.now < member.slow_until { member.slow_extra } else { 0 }
     }
 
-    fn begin_job(&mut self, node: usize) {
+    pub(crate) fn begin_job(&mut self, node: usize) {
         let early = self.random.per_mille(250);
         let time = self.disk_time(node, self.plan.sync);
         let Some(process) = &mut self.members[node].process else { return };
@@ -372,81 +415,14 @@ impl World {
         let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
         if let Some(Running::Done(completion)) = process.running.take() {
             self.counts.syncs += 1;
+            match completion {
+                Completion::Retired(_) => self.counts.retirements += 1,
+                Completion::Installed => self.counts.installations += 1,
+                _ => {}
+            }
             process.inbox.push(Event::Disk(completion));
             self.rouse(node);
             self.begin_job(node);
-        }
-    }
-
-    fn begin_preparing(&mut self, node: usize) {
-        let time = self.disk_time(node, self.plan.prepare);
-        let Some(process) = &mut self.members[node].process else { return };
-        if process.preparing.is_some() {
-            return;
-        }
-        if let Some(bytes) = process.requests.pop_front() {
-            process.preparing = Some(bytes);
-            let life = process.life;
-            self.schedule(self.now + time, What::Prepared { node, life });
-        }
-    }
-
-    /// The preparer is done.
-    pub(crate) fn prepared(&mut self, node: usize, life: u64) {
-        let hung = self.members[node].hung_until;
-        let full = self.members[node].full_until > self.now;
-        if self.now < hung {
-            return self.schedule(hung, What::Prepared { node, life });
-        }
-        let Some(process) = self.members[node].process.as_mut().filter(|process| process.life == life) else { return };
-        let Some(bytes) = process.preparing.take() else { return };
-        let prepared = process.preparer.prepare(bytes);
-        let reserved = process.preparer.keep_reserve();
-        match prepared {
-            Ok(segment) => {
-                process.jobs.push_back(Job::List(segment));
-                self.begin_job(node);
-            }
-            Err(PrepareError::Full(reason)) => {
-                assert!(full, "{node} has no room on an empty disk: {reason}");
-                self.counts.full += 1;
-                process.inbox.push(Event::NotPrepared(reason));
-                self.rouse(node);
-            }
-            Err(PrepareError::Fatal(error)) => return self.fatal(node, &error),
-        }
-        if let Err(PrepareError::Fatal(error)) = reserved {
-            return self.fatal(node, &error);
-        }
-        self.begin_preparing(node);
-    }
-
-    /// The hinter is done.
-    pub(crate) fn hinted(&mut self, node: usize, life: u64) {
-        let member = &mut self.members[node];
-        if self.now < member.hung_until {
-            let hung = member.hung_until;
-            return self.schedule(hung, What::Hinted { node, life });
-        }
-        let Some(process) = member.process.as_mut().filter(|process| process.life == life) else { return };
-        let Some(job) = process.hinting.take() else { return };
-        match process.hinter.make(&job) {
-            Ok(hinted) => {
-                self.counts.hints += 1;
-                process.jobs.push_back(Job::Hint(hinted));
-                self.begin_job(node);
-            }
-            Err(PrepareError::Full(reason)) => {
-                assert!(member.full_until > self.now, "{node} has no room on an empty disk: {reason}");
-                process.inbox.push(Event::NotHinted { retry: true });
-                self.rouse(node);
-            }
-            Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-                assert!(member.damaged, "{node} finds damage on a sound disk: {error}");
-                process.inbox.push(Event::NotHinted { retry: false });
-                self.rouse(node);
-            }
-            Err(PrepareError::Fatal(error)) => self.fatal(node, &error),
         }
     }
 
@@ -469,6 +445,7 @@ impl World {
 enum DiskEffect {
     HardState(HardState),
     Entries(Vec<EntryId>),
+    Replaced(EntryId),
     Nothing,
 }
 
@@ -477,7 +454,8 @@ impl DiskEffect {
         match job {
             Job::HardState { state, .. } => DiskEffect::HardState(*state),
             Job::Batch(batch) => DiskEffect::Entries(batch.entries()),
-            Job::Seal(_) | Job::List(_) | Job::Hint(_) => DiskEffect::Nothing,
+            Job::Install(installation) => DiskEffect::Replaced(installation.last),
+            Job::Seal(_) | Job::List(_) | Job::Hint(_) | Job::Retire(_) | Job::Merge(_) | Job::Forget(_) | Job::Heal => DiskEffect::Nothing,
         }
     }
 
@@ -485,6 +463,7 @@ impl DiskEffect {
         match self {
             DiskEffect::HardState(state) => oracle.stored(node, *state),
             DiskEffect::Entries(entries) => oracle.written(node, entries),
+            DiskEffect::Replaced(last) => oracle.replaced(node, *last),
             DiskEffect::Nothing => {}
         }
     }

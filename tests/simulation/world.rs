@@ -17,6 +17,7 @@ use super::node::{Member, found_cluster};
 use super::oracle::Oracle;
 use super::plan::{Death, Fault, Plan, Time};
 use super::random::Random;
+use super::transfers::{Leg, Transfer};
 
 /// What can happen.
 pub(crate) enum What {
@@ -33,6 +34,11 @@ pub(crate) enum What {
         life: u64,
     },
     Hinted {
+        node: usize,
+        life: u64,
+    },
+    /// The merger.
+    Chore {
         node: usize,
         life: u64,
     },
@@ -56,6 +62,12 @@ pub(crate) enum What {
         from: usize,
         to: usize,
         bytes: Vec<u8>,
+    },
+    /// A snapshot's way, by the number of the transfer and of the connection.
+    Transfer {
+        number: usize,
+        connection: u64,
+        leg: Leg,
     },
     SenderEnds(usize),
     ReceiverEnds(usize),
@@ -132,6 +144,8 @@ pub(crate) struct World {
     pub(crate) founding: Arc<Founding>,
     pub(crate) members: Vec<Member>,
     pub(crate) network: Network,
+    /// All snapshots that were ever sent.
+    pub(crate) transfers: Vec<Transfer>,
     pub(crate) clients: Vec<Client>,
     pub(crate) oracle: Oracle,
     /// The newest version that any client has learned, for each key.
@@ -180,6 +194,7 @@ impl World {
             founding,
             members,
             network: Network::new(plan.nodes),
+            transfers: Vec::new(),
             clients: vec![Client::default(); plan.clients],
             oracle: Oracle::new(plan.nodes, plan.keys),
             known: vec![0; plan.keys as usize],
@@ -224,6 +239,7 @@ impl World {
             | What::JobDone { node, .. }
             | What::Prepared { node, .. }
             | What::Hinted { node, .. }
+            | What::Chore { node, .. }
             | What::Marks { node, .. } => Some(*node),
             What::Value { node, .. } => Some(*node),
             What::Dial { from, .. } => Some(*from),
@@ -232,6 +248,7 @@ impl World {
             What::Opened(number, _) | What::Deliver(number) | What::ReceiverEnds(number) => Some(self.network.connections[*number].to),
             What::SenderEnds(number) => Some(self.network.connections[*number].from),
             What::Stray { to, .. } => Some(*to),
+            What::Transfer { number, leg, .. } => Some(self.transfers[*number].actor(leg)),
             What::Read { client, .. } => self.clients[*client].server_node(),
             _ => None,
         }
@@ -255,6 +272,7 @@ impl World {
             What::JobDone { node, life } => self.job_done(node, life),
             What::Prepared { node, life } => self.prepared(node, life),
             What::Hinted { node, life } => self.hinted(node, life),
+            What::Chore { node, life } => self.chore_done(node, life),
             What::Marks { node, life } => self.flush_marks(node, life),
             What::Start(node) => self.start(node),
             What::Dial { from, to, class, life, dialing } => self.dial(from, to, class, life, dialing),
@@ -263,6 +281,7 @@ impl World {
             What::Opened(number, hello) => self.opened(number, &hello),
             What::Deliver(number) => self.deliver(number),
             What::Stray { from, to, bytes } => self.stray(from, to, &bytes),
+            What::Transfer { number, connection, leg } => self.transfer(number, connection, leg),
             What::SenderEnds(number) => self.sender_ends(number),
             What::ReceiverEnds(number) => self.receiver_ends(number),
             What::Pulse(number) => self.pulse(number),

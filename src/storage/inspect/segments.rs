@@ -144,6 +144,18 @@ impl<'a, 'b> Walk<'a, 'b> {
             }
             return;
         }
+        if listed.state == State::Quarantined {
+            for name in
+                [file_name(listed.id), data_name(listed.id)].iter().filter(|name| self.inspection.has(name)).cloned().collect::<Vec<_>>()
+            {
+                self.inspection.note(
+                    &name,
+                    None,
+                    "put aside because of damage; it is not read, and goes when the log has been fetched again",
+                );
+            }
+            return;
+        }
         let name = if let State::Data { .. } = listed.state { data_name(listed.id) } else { file_name(listed.id) };
         let node = self.inspection.report.node.as_ref().map_or(listed.node, |(identity, _)| identity.uuid);
         let segment = recovery::open_listed(self.inspection.disk, listed, self.cluster, node);
