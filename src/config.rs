@@ -101,7 +101,8 @@ const EXAMPLES: &str = "Three nodes on one machine, one per terminal:\n  \
     apexkv --id localhost:8003 --peers localhost:8001,localhost:8002\n\n\
     Tools for the data directory of a node that does not run (see apexkv check --help):\n  \
     apexkv check DIR                                read every byte and name all damage\n  \
-    apexkv dump DIR [--keys|--log] [-o text|json]   print the keys, or the log entry by entry";
+    apexkv dump DIR [--keys|--log] [-o text|json]   print the keys, or the log entry by entry\n  \
+    apexkv restore FILE --data-dir DIR --id ID ...  make a member of a new cluster of a backup";
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -164,7 +165,7 @@ impl Config {
         };
         check_durations(&flags)?;
         Ok(Config {
-            members: members(&flags)?,
+            members: members(&flags.id, &flags.peers)?,
             dial: dial_overrides(&flags)?,
             data_dir: flags.data_dir.clone().unwrap_or_else(|| default_data_dir(&flags.id)),
             listen_peer,
@@ -188,13 +189,15 @@ impl Config {
     }
 }
 
-fn members(flags: &Flags) -> Result<Vec<String>> {
-    let mut members = BTreeSet::from([flags.id.clone()]);
+/// All founding members, sorted as text: `id` itself and `peers`. Refuses what can be no cluster.
+pub fn members(id: &str, peers: &[String]) -> Result<Vec<String>> {
+    let mut members = BTreeSet::from([id.to_owned()]);
     let mut ports_by_host: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
-    let (own_host, own_port) = split_address("--id", &flags.id)?;
+    let (own_host, own_port) = split_address("--id", id)?;
+    offset_port(id, own_port, ADMIN_PORT_OFFSET)?;
     ports_by_host.entry(own_host).or_default().push(own_port);
-    for peer in &flags.peers {
-        if *peer == flags.id {
+    for peer in peers {
+        if peer == id {
             return Err(Error::Config(format!("--peers names this node itself ({peer}); list only the other nodes")));
         }
         let (host, port) = split_address("--peers", peer)?;

@@ -32,9 +32,10 @@
 //! | [`protocol`] | messages between nodes as bytes | sockets, trusting a length |
 //! | [`server`] | threads, channels, sockets, the [`server::replica::Replica`] | anything that makes the Raft thread wait |
 //! | [`config`] | flags, checked once | touching a file or a socket |
+//! | [`restore`] | a backup file to a new cluster's directory | making anything of a file that is not whole |
 //!
-//! Beside the server the binary holds tools that look at the directory of a node that does not run (`src/tools.rs`), on top of
-//! [`storage::inspect`].
+//! Beside the server the binary holds tools for the directory of a node that does not run (`src/tools.rs`), on top of [`storage::inspect`]
+//! and [`restore`].
 //!
 //! Imports point inward only: server → protocol → storage → the vocabulary of raft. The client's wire protocol stands in the crate
 //! `apexkv-client`, so that an application that embeds the client compiles little.
@@ -53,5 +54,6 @@ pub mod config;
 pub mod error;
 pub mod protocol;
 pub mod raft;
+pub mod restore;
 pub mod server;
 pub mod storage;

@@ -1,8 +1,9 @@
-//! The tools for the data directory of a node that does not run: command lines, output and exit codes. They only look; what they see is
-//! found out in [`apexkv::storage::inspect`].
+//! The tools for the data directory of a node that does not run: command lines, output and exit codes. Two only look, and what they see is
+//! found out in [`apexkv::storage::inspect`]; one makes such a directory of a backup.
 
 mod check;
 mod dump;
+mod restore;
 
 use apexkv::error::{Error, Result};
 use apexkv::server::marks;
@@ -17,7 +18,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const NAMES: [&str; 2] = ["check", "dump"];
+const NAMES: [&str; 3] = ["check", "dump", "restore"];
 
 #[derive(Debug, Parser)]
 #[command(name = "apexkv", version, max_term_width = 110)]
@@ -49,6 +50,20 @@ enum Tool {
     ///
     /// Exit codes: 0 everything was printed; 2 usage; 7 damaged, in use, unreadable, without a log, or written by a newer version.
     Dump(DumpArguments),
+    /// Make the data directory of a member of a new cluster of a backup
+    ///
+    /// FILE is what `apexkv-client backup FILE` wrote. Run this for each member with the same FILE and the same members, each with its own
+    /// --id and an empty directory, then start each as usual with the same --id, --peers and --data-dir. The new cluster has an id of its
+    /// own that follows from the file and the members, so that nothing has to pass between the nodes before. Keys keep their versions; new
+    /// versions are above all of them.
+    ///
+    /// The whole file is checked before anything is made. A directory that holds anything is refused. One whose restore was interrupted
+    /// holds either nothing or what a start refuses: empty it and restore again.
+    ///
+    /// Never restore one node of a cluster that has served since: restore all of them, or let it catch up from the others.
+    ///
+    /// Exit codes: 0 restored; 2 usage; 7 a damaged file, a directory that is not empty or in use, or an error of the disk.
+    Restore(RestoreArguments),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +86,24 @@ struct DumpArguments {
     #[arg(long)]
     log: bool,
     /// Lines of text, or one JSON object a line; there, what is not UTF-8 is in base64 under another name (value_base64)
+    #[arg(short, long, env = "APEXKV_OUTPUT", value_name = "FORMAT", value_enum, default_value = "text")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct RestoreArguments {
+    /// The backup
+    file: PathBuf,
+    /// The directory to make; created if missing
+    #[arg(long, value_name = "DIR", env = "APEXKV_DATA_DIR")]
+    data_dir: PathBuf,
+    /// The member's name and peer address, as for the server
+    #[arg(long, value_name = "HOST:PORT", env = "APEXKV_ID")]
+    id: String,
+    /// The other members; leave out for a cluster of one
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', env = "APEXKV_PEERS")]
+    peers: Vec<String>,
+    /// How the result is printed
     #[arg(short, long, env = "APEXKV_OUTPUT", value_name = "FORMAT", value_enum, default_value = "text")]
     output: Format,
 }
@@ -137,6 +170,7 @@ fn run(tool: &Tool) -> i32 {
     let result = match tool {
         Tool::Check(arguments) => check::run(arguments, &mut output),
         Tool::Dump(arguments) => dump::run(arguments, &mut output),
+        Tool::Restore(arguments) => restore::run(arguments, &mut output),
     };
     // What was found before the trouble comes first.
     let flushed = output.flush();
@@ -157,13 +191,18 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
+/// A bar on a terminal, and nothing elsewhere.
+fn terminal_bar() -> ProgressBar {
+    let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes}, {eta} left");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// Looks at a directory, with a bar on a terminal while it takes time.
 fn look(dir: &Path) -> Result<Inspected> {
     let disk = RealDisk::open_read_only(dir)?;
     raise_descriptor_limit();
-    let bar = if io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = terminal_bar();
     let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);

@@ -2,9 +2,10 @@
 //! of an attempt means is decided next door. Belongs to one thread at a time and never starts any.
 
 use crate::attempt::{Decode, Ending, Request, attempt, decode_version, optional};
+use crate::backup::{self, Backup};
 use crate::connection::Connection;
 use crate::error::{Error, FailedAttempt, Failure};
-use crate::protocol::{Command, LARGEST_KEY, LARGEST_VALUE, MAX_PING, SCAN_KEYS_ONLY, encode_request};
+use crate::protocol::{BACKUP_OPEN, Command, LARGEST_KEY, LARGEST_VALUE, MAX_PING, SCAN_KEYS_ONLY, encode_request};
 use crate::route::Route;
 use crate::scan::{self, Scan, ScanOptions, ScanPage};
 use std::sync::Arc;
@@ -176,6 +177,14 @@ impl Client {
         Scan::new(self, prefix, options)
     }
 
+    /// Begins a backup: the whole state at one index, which holds every write that was done before the call. It is read from the leader
+    /// over a connection of its own, and goes on when that node no longer leads.
+    pub fn backup(&mut self) -> Result<Backup, Error> {
+        let opened = self.perform(Command::Backup, &[], &[&[BACKUP_OPEN]], backup::decode_opened)?;
+        let connection = self.connection.take().expect("the connection over which an operation was done is kept");
+        Ok(Backup::new(connection, opened, self.settings.timeout))
+    }
+
     /// The view that one node has of itself and the cluster, as JSON text; leader or not, one attempt.
     pub fn status(&self, endpoint: &str) -> Result<String, Error> {
         let decode = |_, payload: &[u8]| String::from_utf8(payload.to_vec()).map_err(|_| "a STATUS that is not UTF-8".to_owned());
@@ -309,7 +318,7 @@ impl Client {
 
 /// Refuses what no node can take, whatever its flags say. Each node may set lower limits.
 fn check_sizes(command: Command, key: &[u8], value: &[&[u8]]) -> Result<(), Error> {
-    if key.is_empty() && command != Command::Scan {
+    if key.is_empty() && !matches!(command, Command::Scan | Command::Backup) {
         return Err(Error::Usage("the key is empty; a key has at least 1 byte".to_owned()));
     }
     if key.len() > LARGEST_KEY {

@@ -50,11 +50,13 @@
 //! # Rooms
 //!
 //! [`protocol`] is the bytes and nothing else; [`Connection`] carries them over one socket; [`Pipeline`] sends many requests before it
-//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`text`] is how the programs print
-//! bytes; [`testing`] is a node in memory for the tests of applications. The library (but for [`testing`]) starts no threads and keeps no
-//! global state: a `Client` belongs to one thread at a time, and a program that wants several makes several.
+//! reads the first answer; [`Client`] adds the search for the leader and the rules of sending again. [`backup`] is a whole state, as a
+//! stream and as a file. [`text`] is how the programs print bytes; [`testing`] is a node in memory for the tests of applications. The
+//! library (but for [`testing`]) starts no threads and keeps no global state: a `Client` belongs to one thread at a time, and a program
+//! that wants several makes several.
 
 mod attempt;
+pub mod backup;
 mod client;
 mod connection;
 mod endpoint;
@@ -66,6 +68,7 @@ mod scan;
 pub mod testing;
 pub mod text;
 
+pub use backup::Backup;
 pub use client::{Builder, Client};
 pub use connection::{Connection, MAX_RESPONSE_PAYLOAD, Response, SendError};
 pub use endpoint::check_endpoint;

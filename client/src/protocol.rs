@@ -41,6 +41,12 @@ pub const SCAN_MAX_LIMIT: u32 = 10_000;
 pub const SCAN_PAGE_BYTES: usize = 4 << 20;
 /// Flag of a SCAN: keys without values.
 pub const SCAN_KEYS_ONLY: u8 = 1;
+/// First byte of a BACKUP's value: pin the present state.
+pub const BACKUP_OPEN: u8 = 0;
+/// First byte of a BACKUP's value: send the next part of it.
+pub const BACKUP_NEXT: u8 = 1;
+/// A part of a backup holds records of about this size in all, or a single larger one.
+pub const BACKUP_PART_BYTES: usize = 1 << 20;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,13 +68,25 @@ pub enum Command {
     Ping = 0x07,
     /// The node's view of itself, as JSON.
     Status = 0x08,
+    /// The whole state at one index, part by part. No key. On the leader only, like a read: it holds every write that was acknowledged
+    /// before it was opened.
+    ///
+    /// Value 0 (1 byte) opens one and is answered with: id u64, cluster id u128, term u64 and index u64 of the last entry that the state
+    /// includes, and about how many bytes follow (u64, never too few). It belongs to the connection, where it takes the place of the one
+    /// before. It goes when the connection ends, when it was read to the end, or when it was not read for 60 s. BUSY when too many are
+    /// open.
+    ///
+    /// Value 1, id u64, position u64 (17 bytes) is answered with the next part: more u8 (1 if there are further parts), the next
+    /// position u64, how many records u32, then these records. Positions count the parts from 0, and each part is sent once.
+    /// BAD_REQUEST for another id or position, ERROR if a stored record is damaged. Records are described in [`crate::backup`].
+    Backup = 0x09,
 }
 
 impl Command {
     /// The command of a byte without the extended bit; `None` for one this version does not know.
     pub fn from_byte(byte: u8) -> Option<Command> {
-        use Command::{Cas, Del, Get, Getv, Ping, Scan, Set, Status};
-        [Set, Get, Del, Cas, Getv, Scan, Ping, Status].into_iter().find(|command| *command as u8 == byte)
+        use Command::{Backup, Cas, Del, Get, Getv, Ping, Scan, Set, Status};
+        [Set, Get, Del, Cas, Getv, Scan, Ping, Status, Backup].into_iter().find(|command| *command as u8 == byte)
     }
 
     /// Whether the command changes state, so that a lost answer leaves its outcome open.

@@ -100,7 +100,7 @@ fn fits(header: &RequestHeader) -> bool {
 
 impl Map {
     fn answer(&mut self, command: Command, key: &[u8], value: &[u8], address: SocketAddr) -> (Status, Vec<u8>) {
-        let keyed = !matches!(command, Command::Ping | Command::Status | Command::Scan);
+        let keyed = !matches!(command, Command::Ping | Command::Status | Command::Scan | Command::Backup);
         if keyed == key.is_empty() && command != Command::Scan {
             return (Status::BadRequest, b"a key is missing, or too much".to_vec());
         }
@@ -109,6 +109,7 @@ impl Map {
             return (Status::BadRequest, b"a value where none belongs, or one that is too long".to_vec());
         }
         match command {
+            Command::Backup => (Status::Error, b"a node in memory makes no backups".to_vec()),
             Command::Set => self.store(key, value),
             Command::Get => self.values.get(key).map_or((Status::NotFound, vec![]), |(_, value)| (Status::Ok, value.clone())),
             Command::Getv => self

@@ -69,12 +69,12 @@ fn responses() {
 
 #[test]
 fn bytes_and_names_of_commands_and_statuses() {
-    let commands: Vec<Option<Command>> = (0..=9).map(Command::from_byte).collect();
+    let commands: Vec<Option<Command>> = (0..=10).map(Command::from_byte).collect();
     use Command::*;
     let known = [Set, Get, Del, Cas, Getv, Scan, Ping].map(Some);
     assert_eq!(commands[0], None);
     assert_eq!(commands[1..8], known);
-    assert_eq!(commands[8..], [Some(Command::Status), None]);
+    assert_eq!(commands[8..], [Some(Command::Status), Some(Backup), None]);
     let writes: Vec<u8> = (0..=255).filter(|byte| Command::from_byte(*byte).is_some_and(Command::is_write)).collect();
     assert_eq!(writes, [1, 3, 4]);
 

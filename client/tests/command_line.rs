@@ -352,3 +352,74 @@ fn completion_scripts_know_the_commands() {
         assert!(code(&output) == 0 && script.contains("apexkv-client") && script.contains("keys-only"), "{shell}: {script}");
     }
 }
+
+/// What a leader answers to the opening of a backup of cluster 1, term 2, index 3.
+fn backup_opened(id: u64) -> Act {
+    let numbers = [id, 1, 0, 2, 3, 100];
+    Act::Send(response(Status::Ok, &numbers.map(u64::to_le_bytes).concat()))
+}
+
+fn backup_part(position: u64, records: &[u8]) -> Act {
+    let more = u8::from(!records.is_empty());
+    Act::Send(response(Status::Ok, &[&[more][..], &position.to_le_bytes(), &u32::from(more).to_le_bytes(), records].concat()))
+}
+
+#[test]
+fn a_backup_that_breaks_off_starts_over_and_gets_its_name_when_it_is_whole() {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let file = dir.path().join("backup");
+    let path = file.to_str().expect("a plain name");
+    let temporary = dir.path().join("backup.tmp");
+    let node = Node::start(|_, before| match before {
+        0 => backup_opened(7),
+        1 => backup_part(1, b"lost"),
+        2 => Act::Close,
+        3 => backup_opened(8),
+        4 => backup_part(1, b"kept"),
+        _ => backup_part(2, b""),
+    });
+    let output = run(&node.endpoint, &["-o", "json", "backup", path]);
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("starts over"));
+    let cluster = format!("{:032x}", 1);
+    let expected =
+        json!({"ok": true, "status": "OK", "file": path, "bytes": 80, "records": 1, "cluster_id": cluster, "term": 2, "index": 3});
+    assert_eq!(objects(&output), [expected]);
+    let written = std::fs::read(&file).expect("it was written");
+    assert_eq!((&written[..8], &written[48..52], &written[52..60]), (&b"ApexKVbk"[..], &b"kept"[..], &b"ApexKVbe"[..]));
+    assert!(!temporary.exists());
+    let frames = node.frames();
+    assert_eq!(frames[0], b"\x09\0\0\0\0\x01\0\0\0\0");
+    assert_eq!(frames[5], b"\x09\0\0\0\0\x11\0\0\0\x01\x08\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0");
+
+    let refused = run(&node.endpoint, &["backup", path]);
+    assert_eq!(code(&refused), 2);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--force"));
+    assert_eq!(std::fs::read(&file).expect("it stays"), written);
+    let damaged = Node::start(|_, before| match before {
+        0 => backup_opened(7),
+        _ => Act::Send(response(Status::Error, b"00000001.log is damaged at offset 4096")),
+    });
+    let failed = run(&damaged.endpoint, &["backup", path, "--force"]);
+    assert_eq!((code(&failed), temporary.exists()), (1, false));
+    assert_eq!(std::fs::read(&file).expect("it stays"), written, "the old one is better than nothing");
+    let again = Node::start(|_, before| if before == 0 { backup_opened(7) } else { backup_part(1, b"") });
+    assert_eq!(code(&run(&again.endpoint, &["backup", path, "--force"])), 0);
+    assert_eq!(std::fs::read(&file).expect("it was replaced").len(), 76);
+}
+
+#[test]
+fn a_backup_that_cannot_be_made_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let file = dir.path().join("backup");
+    let path = file.to_str().expect("a plain name");
+    let always_broken = Node::start(|_, before| if before % 2 == 0 { backup_opened(7) } else { Act::Close });
+    assert_eq!(code(&run(&always_broken.endpoint, &["backup", path])), 4);
+    let malformed = Node::start(|_, before| if before % 2 == 0 { backup_opened(7) } else { backup_part(5, b"x") });
+    assert_eq!(code(&run(&malformed.endpoint, &["backup", path])), 4);
+    assert_eq!(code(&run(&dead_endpoint(), &["backup", path])), 4);
+    assert_eq!(code(&run(&dead_endpoint(), &["backup", "-"])), 2);
+    let node = Node::start(|_, _| backup_opened(7));
+    assert_eq!(code(&run(&node.endpoint, &["backup", dir.path().join("missing/backup").to_str().expect("a plain name")])), 7);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("ours").count(), 0, "nothing stays behind");
+}

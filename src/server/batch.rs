@@ -5,7 +5,7 @@ use super::clients::{ClientLimits, NodeView};
 use super::event::{Request, Slot};
 use super::metrics::Metrics;
 use super::output::Entry;
-use super::request::{Ask, Frame, Parsed, Query, form_so_far, parse};
+use super::request::{Ask, BackupQuery, Frame, Parsed, Query, form_so_far, parse};
 use super::response::{Form, refuse};
 use crate::storage::record::{Operation, encode_operation};
 use apexkv_client::protocol::{Status, encode_response};
@@ -107,11 +107,11 @@ impl<'a> Batch<'a> {
                     batch.end = End::Fault;
                     break;
                 }
-                Parsed::Frame(frame) if batch.deadline_differs(&frame) => break,
+                Parsed::Frame(frame) if batch.deadline_differs(&frame) || batch.wants_to_be_first(&frame) => break,
                 Parsed::Frame(frame) => {
-                    let scan = matches!(frame.ask, Ok(Ask::Read(Query::Scan { .. })));
+                    let ends = matches!(frame.ask, Ok(Ask::Read(Query::Scan { .. } | Query::Backup(_))));
                     batch.take(&frame, bytes.len(), view, metrics);
-                    if scan {
+                    if ends {
                         break;
                     }
                 }
@@ -156,6 +156,22 @@ impl<'a> Batch<'a> {
             self.deadline_ms = frame.deadline_ms;
         }
         self.deadline_ms != frame.deadline_ms
+    }
+
+    /// The frame of a backup is a batch of its own.
+    fn wants_to_be_first(&self, frame: &Frame<'_>) -> bool {
+        matches!(frame.ask, Ok(Ask::Read(Query::Backup(_)))) && !self.entries.is_empty()
+    }
+
+    /// What a backup wants, if this is the frame of one.
+    pub(super) fn backup(&self) -> Option<(&PlannedRead<'a>, BackupQuery)> {
+        match &self.reads[..] {
+            [read] => match read.query {
+                Query::Backup(query) => Some((read, query)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     fn take(&mut self, frame: &Frame<'a>, bytes_left: usize, view: &dyn NodeView, metrics: &Metrics) {
@@ -214,6 +230,9 @@ impl<'a> Batch<'a> {
     }
 
     fn place_barrier(&mut self) {
+        if matches!(self.backup(), Some((_, BackupQuery::Next { .. }))) {
+            return;
+        }
         self.barrier = self.reads.get(self.settled_reads).map(|read| read.slot);
         if let Some(slot) = self.barrier {
             self.expect_outcome(slot, REQUEST_OVERHEAD);

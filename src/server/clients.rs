@@ -9,11 +9,13 @@
 //! | `request`, `batch` | frames to checked requests to one batch for the Raft thread |
 //! | `connection`, `output` | outcomes to responses, in order, sent by whoever completes the head |
 //! | `reads`, `response` | values from the store into responses |
+//! | `backups` | the whole state, part by part |
 //! | `flusher` | finishes what clients did not take at once, cuts those that take nothing |
 //!
 //! Nothing here decides about the log: what is not answered on the spot is answered by the Raft thread's outcomes.
 
 use super::accept;
+use super::backups::Backups;
 use super::connection::Connection;
 use super::event::Event;
 use super::flusher::Flusher;
@@ -22,6 +24,7 @@ use super::turnaway;
 use super::wake::Wake;
 use crate::error::{Error, Result};
 use crate::raft::NodeId;
+use crate::storage::snapshot::SnapshotMaker;
 use crate::storage::store::Store;
 use apexkv_client::protocol::{DEFAULT_MAX_KEY, DEFAULT_MAX_VALUE};
 use crossbeam_channel::Sender;
@@ -120,6 +123,7 @@ pub(super) struct Port {
     /// The Raft thread and the store, once there are any.
     pub(super) attached: OnceLock<Attached>,
     pub(super) in_flight: InFlight,
+    pub(super) backups: Arc<Backups>,
     /// Response bytes of all connections that their clients have not taken.
     pub(super) unsent: AtomicUsize,
     pub(super) flusher: Flusher,
@@ -181,6 +185,7 @@ impl ClientPort {
             view,
             attached: OnceLock::new(),
             in_flight: InFlight::default(),
+            backups: Arc::default(),
             unsent: AtomicUsize::new(0),
             flusher: Flusher::new()?,
             stopping: AtomicBool::new(false),
@@ -211,6 +216,15 @@ impl ClientPort {
     pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, store: Arc<Store>) {
         let first = self.port.attached.set(Attached { inbox, store }).is_ok();
         assert!(first, "the client port is attached to a Raft thread already");
+    }
+
+    /// Serves backups from now on; before, and without it, they are BUSY.
+    ///
+    /// # Panics
+    /// When called twice.
+    pub fn serve_backups(&self, snapshots: SnapshotMaker) {
+        let first = self.port.backups.maker.set(snapshots).is_ok();
+        assert!(first, "the client port serves backups already");
     }
 
     /// Closes the listeners, lets open requests be answered for a short while (see [`ClientLimits::stop_time`]), closes all

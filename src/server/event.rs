@@ -4,9 +4,12 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crossbeam_channel::Sender;
+
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
 use crate::storage::snapshot::{Received, Snapshot};
+use crate::storage::state_at::StateAt;
 use crate::storage::store::Located;
 use crate::storage::writer::Completion;
 
@@ -16,6 +19,8 @@ use crate::storage::writer::Completion;
 pub enum Event<C> {
     /// Requests read from one connection in one go.
     Client(ClientBatch<C>),
+    /// A connection wants the state pinned as a read would see it.
+    Backup(BackupRequest<C>),
     /// A message from a peer, its records checked.
     Peer(Incoming),
     /// A link to or from a peer changed.
@@ -80,6 +85,20 @@ pub struct ClientBatch<C> {
     pub barrier: Option<Slot>,
     /// Time limit in milliseconds for all of it; the server's default is filled in by the connection.
     pub deadline_ms: u32,
+}
+
+/// A wish for the present state. It is answered like the barrier of a batch; with [`Outcome::Proceed`] the state is in the channel. A
+/// connection sends it when all its writes have been answered, and nothing after it before its answer.
+#[derive(Debug)]
+pub struct BackupRequest<C> {
+    /// Whom to answer.
+    pub client: C,
+    /// Which request.
+    pub slot: Slot,
+    /// Time limit in milliseconds.
+    pub deadline_ms: u32,
+    /// Takes the state; there is room for it.
+    pub state: Sender<StateAt>,
 }
 
 /// Names a request within its connection: strictly growing.

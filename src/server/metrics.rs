@@ -86,6 +86,8 @@ metrics! {
     requests_ping: Counter,
     /// STATUS requests that passed the checks of their shape.
     requests_status: Counter,
+    /// BACKUP requests that passed the checks of their shape: one to open it and one for each part.
+    requests_backup: Counter,
     /// Requests answered BAD_REQUEST, whether or not the connection went on.
     requests_refused: Counter,
     /// Client connections that are open and served.
@@ -168,6 +170,7 @@ impl Metrics {
             Command::Scan => &self.requests_scan,
             Command::Ping => &self.requests_ping,
             Command::Status => &self.requests_status,
+            Command::Backup => &self.requests_backup,
         }
         .increment();
     }

@@ -25,6 +25,7 @@ pub mod accept;
 pub mod acceptor;
 mod admin;
 mod background;
+mod backups;
 mod batch;
 pub mod clients;
 mod connection;

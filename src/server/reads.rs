@@ -45,6 +45,7 @@ pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, store
             let page = store.scan(prefix, cursor, *limit, SCAN_PAGE_BYTES, *keys_only);
             scan(out, form, &page, *keys_only, store)
         }
+        Query::Backup(query) => panic!("{query:?} of a backup is answered by its connection, not from the store"),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::storage::scrub::ScrubJob;
 use crate::storage::snapshot::OldState;
 use crate::storage::writer::{Completion, Job};
 
-use super::event::{ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
+use super::event::{BackupRequest, ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
 use super::preparing::Preparing;
 use super::upkeep::Upkeep;
 use super::waiting::Waiting;
@@ -269,8 +269,11 @@ impl<C: Clone> Replica<C> {
     pub fn close(&mut self, unread: impl Iterator<Item = Event<C>>) -> Vec<Reply<C>> {
         self.waiting.lose_leadership(None, &mut self.actions.replies);
         for event in unread {
-            if let Event::Client(batch) = event {
-                Waiting::refuse(&batch, &Outcome::NotLeader { leader: self.node.leader() }, true, &mut self.actions.replies);
+            let outcome = Outcome::NotLeader { leader: self.node.leader() };
+            match event {
+                Event::Client(batch) => Waiting::refuse(&batch, &outcome, true, &mut self.actions.replies),
+                Event::Backup(BackupRequest { client, slot, .. }) => self.actions.replies.push(Reply { client, slot, outcome }),
+                _ => {}
             }
         }
         std::mem::take(&mut self.actions.replies)
@@ -281,6 +284,7 @@ impl<C: Clone> Replica<C> {
         self.watch_disk();
         match event {
             Event::Client(batch) => self.on_client(batch),
+            Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
             Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
@@ -333,7 +337,8 @@ impl<C: Clone> Replica<C> {
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
         self.keep_up(ready.snapshots);
-        self.waiting.release_reads(self.confirmed_round, self.applier.applied(), &mut self.actions.replies);
+        let pin = || self.log.state_at(&self.applier);
+        self.waiting.release_reads(self.confirmed_round, self.applier.applied(), pin, &mut self.actions.replies);
         self.actions.more = self.applier.applied() < ready.commit;
         std::mem::take(&mut self.actions)
     }
@@ -363,6 +368,18 @@ impl<C: Clone> Replica<C> {
             && let Some(ticket) = self.node.read()
         {
             self.waiting.add_read(batch.client, slot, ticket.round, ticket.index, deadline);
+        }
+    }
+
+    /// A backup is a read: confirmed by a round, and of a state that holds everything acknowledged before.
+    fn on_backup(&mut self, request: BackupRequest<C>) {
+        let deadline = self.now + u64::from(request.deadline_ms);
+        match self.node.read() {
+            Some(ticket) => self.waiting.add_backup(request, ticket.round, ticket.index, deadline),
+            None => {
+                let outcome = Outcome::NotLeader { leader: self.node.leader() };
+                self.actions.replies.push(Reply { client: request.client, slot: request.slot, outcome });
+            }
         }
     }
 

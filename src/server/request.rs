@@ -6,8 +6,8 @@ use super::response::Form;
 use crate::bugbank::planted;
 use crate::storage::record::Operation;
 use apexkv_client::protocol::{
-    Command, EXTENDED, EXTENDED_REQUEST_HEADER, MAX_PING, REQUEST_HEADER, RequestHeader, SCAN_DEFAULT_LIMIT, SCAN_KEYS_ONLY,
-    SCAN_MAX_LIMIT, request_crc,
+    BACKUP_NEXT, BACKUP_OPEN, Command, EXTENDED, EXTENDED_REQUEST_HEADER, MAX_PING, REQUEST_HEADER, RequestHeader, SCAN_DEFAULT_LIMIT,
+    SCAN_KEYS_ONLY, SCAN_MAX_LIMIT, request_crc,
 };
 
 /// Bytes of an extended header up to and including the request id, without which a refusal cannot be addressed.
@@ -52,7 +52,7 @@ pub(super) struct Frame<'a> {
 pub(super) enum Ask<'a> {
     /// SET, DEL or CAS.
     Write(Operation<'a>),
-    /// GET, GETV or SCAN.
+    /// GET, GETV, SCAN or BACKUP.
     Read(Query<'a>),
     /// PING.
     Ping(&'a [u8]),
@@ -81,6 +81,22 @@ pub(super) enum Query<'a> {
         /// Leave the values out.
         keys_only: bool,
     },
+    /// The whole state.
+    Backup(BackupQuery),
+}
+
+/// What a backup wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BackupQuery {
+    /// To begin.
+    Open,
+    /// The next part.
+    Next {
+        /// Which backup.
+        id: u64,
+        /// Number of the part.
+        position: u64,
+    },
 }
 
 impl Ask<'_> {
@@ -93,6 +109,7 @@ impl Ask<'_> {
             Ask::Read(Query::Get { versioned: false, .. }) => Command::Get,
             Ask::Read(Query::Get { versioned: true, .. }) => Command::Getv,
             Ask::Read(Query::Scan { .. }) => Command::Scan,
+            Ask::Read(Query::Backup(_)) => Command::Backup,
             Ask::Ping(_) => Command::Ping,
             Ask::Status => Command::Status,
         }
@@ -161,7 +178,7 @@ fn check_shape<'a>(header: &RequestHeader, key: &'a [u8], value: &'a [u8], limit
     if header.extension.is_some_and(|extension| extension.session != 0) {
         return Err("sessions are not served; send session 0".to_owned());
     }
-    if matches!(command, Command::Ping | Command::Status) {
+    if matches!(command, Command::Ping | Command::Status | Command::Backup) {
         if !key.is_empty() {
             return Err(format!("{command:?} takes no key, {} bytes were sent", key.len()));
         }
@@ -181,6 +198,7 @@ fn check_shape<'a>(header: &RequestHeader, key: &'a [u8], value: &'a [u8], limit
         Command::Ping if value.len() > MAX_PING as usize => Err(format!("PING takes at most {MAX_PING} bytes, {} were sent", value.len())),
         Command::Ping => Ok(Ask::Ping(value)),
         Command::Status => Ok(Ask::Status),
+        Command::Backup => backup(value),
     }
 }
 
@@ -219,6 +237,22 @@ fn scan<'a>(prefix: &'a [u8], value: &'a [u8]) -> Result<Ask<'a>, String> {
     Ok(Ask::Read(Query::Scan { prefix, cursor, limit: limit as usize, keys_only: flags & SCAN_KEYS_ONLY != 0 }))
 }
 
+fn backup<'a>(value: &[u8]) -> Result<Ask<'a>, String> {
+    let query = match value.split_first() {
+        Some((&BACKUP_OPEN, [])) => BackupQuery::Open,
+        Some((&BACKUP_NEXT, rest)) if rest.len() == 16 => {
+            let (id, position) = rest.split_at(8);
+            let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            BackupQuery::Next { id: number(id), position: number(position) }
+        }
+        _ => {
+            let shapes = "a 0 to open one, or a 1, its id and the position (8 bytes each)";
+            return Err(format!("BACKUP takes {shapes}, {} bytes of another shape were sent", value.len()));
+        }
+    };
+    Ok(Ask::Read(Query::Backup(query)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +265,7 @@ mod tests {
 
     /// Frames that are mostly sound, so that all checks are reached.
     fn frame() -> impl Strategy<Value = Vec<u8>> {
-        let parts = (0u8..0x0a, prop::collection::vec(any::<u8>(), 0..20), prop::collection::vec(any::<u8>(), 0..80), any::<bool>());
+        let parts = (0u8..0x0b, prop::collection::vec(any::<u8>(), 0..20), prop::collection::vec(any::<u8>(), 0..80), any::<bool>());
         parts.prop_map(|(command, key, value, extended)| {
             let mut frame = Vec::new();
             if extended {

@@ -183,7 +183,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
             listeners: peer_listeners,
             client_address: config.advertise_client.clone(),
             marks,
-            snapshots,
+            snapshots: snapshots.clone(),
             metrics: Arc::clone(&metrics),
             timing: sockets::Timing::default(),
         },
@@ -207,6 +207,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
+    client_port.serve_backups(snapshots);
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.

@@ -2,13 +2,16 @@
 //! reading side of the socket and the buffers; it never sends by itself but through the connection's output, and it never sleeps
 //! without something that will wake it: bytes, a time limit, an answer, or the end of the connection.
 
+use super::backups::{OpenBackup, answer_part};
 use super::batch::{Batch, End};
 use super::clients::Port;
 use super::connection::Connection;
-use super::event::{ClientBatch, Event, Outcome, Slot};
+use super::event::{BackupRequest, ClientBatch, Event, Outcome, Slot};
 use super::input::Input;
 use super::output::Wait;
 use super::reads::{answer_located, answer_now};
+use super::request::BackupQuery;
+use super::response::{Form, encode_outcome};
 use super::stream::{Large, Piece};
 use crate::bugbank::planted;
 use crate::storage::store::Store;
@@ -30,7 +33,14 @@ const IDLE_ENTRIES: usize = 64;
 /// Serves the connection until it ends. The calling thread becomes its thread.
 pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
     connection.adopt();
-    let answers = Answers { connection: Arc::clone(connection), port: Arc::clone(port), next_slot: 0, scratch: Vec::new(), grown: false };
+    let answers = Answers {
+        connection: Arc::clone(connection),
+        port: Arc::clone(port),
+        next_slot: 0,
+        scratch: Vec::new(),
+        grown: false,
+        backup: None,
+    };
     let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None };
     if conversation.run() == Ending::Fault {
         conversation.close_after_fault();
@@ -106,9 +116,12 @@ impl Conversation {
     /// Receives once. Costs one system call as long as the time limit need not change.
     fn receive(&mut self, frame_bytes: usize, doomed: bool) -> std::io::Result<Received> {
         loop {
+            self.answers.backup.take_if(|backup| backup.is_stale());
             if self.input.bytes().is_empty() {
                 self.frame_began = None;
-                if self.time_limit.is_none() && (self.input.is_grown() || self.answers.grown) {
+                // An open backup is looked at now and then, because it must not stay open for ever.
+                let keeps = self.input.is_grown() || self.answers.grown || self.answers.backup.is_some();
+                if self.time_limit.is_none() && keeps {
                     self.limit_time(Some(self.answers.port.limits.frame_time))?;
                 }
             } else if !self.limit_frame(doomed)? {
@@ -224,6 +237,8 @@ struct Answers {
     scratch: Vec<u8>,
     /// There were responses or batches whose memory an idle connection should not keep.
     grown: bool,
+    /// What is being read.
+    backup: Option<OpenBackup>,
 }
 
 impl Answers {
@@ -233,11 +248,21 @@ impl Answers {
         if batch.entries.is_empty() {
             return Some(batch.end);
         }
+        // A backup holds all earlier writes of the connection that succeed.
+        if batch.backup().is_some() && !self.connection.wait(Wait::Reads { writes: true }) {
+            return None;
+        }
         self.next_slot += batch.entries.len() as u64;
         self.grown |= batch.entries.len() > IDLE_ENTRIES;
         let entries = std::mem::take(&mut batch.entries);
         self.connection.with_output(|output| output.push(entries));
-        if batch.needs_raft() {
+        if let Some((read, query)) = batch.backup() {
+            let (slot, form) = (read.slot, read.form);
+            if !self.answer_backup(&mut batch, slot, form, query) {
+                return None;
+            }
+            batch.reads.clear();
+        } else if batch.needs_raft() {
             self.submit(&mut batch);
         }
         if !batch.reads.is_empty() && !self.answer_reads(&batch) {
@@ -259,13 +284,12 @@ impl Answers {
             return self.refuse(batch, &Outcome::Busy("too many requests are waiting on this node; try again later".into()));
         }
         self.port.metrics.client_batches.increment();
-        let default = u32::try_from(self.port.limits.request_timeout.as_millis()).unwrap_or(u32::MAX);
         let event = Event::Client(ClientBatch {
             client: Arc::clone(&self.connection),
             requests: std::mem::take(&mut batch.requests),
             records: std::mem::take(&mut batch.records),
             barrier: batch.barrier,
-            deadline_ms: if batch.deadline_ms == 0 { default } else { batch.deadline_ms },
+            deadline_ms: self.deadline_ms(batch),
         });
         if let Err(unsent) = attached.inbox.send(event)
             && let Event::Client(returned) = unsent.0
@@ -274,6 +298,57 @@ impl Answers {
             batch.requests = returned.requests;
             self.refuse(batch, &Outcome::NotLeader { leader: None });
         }
+    }
+
+    /// The time limit of a batch.
+    fn deadline_ms(&self, batch: &Batch<'_>) -> u32 {
+        let default = u32::try_from(self.port.limits.request_timeout.as_millis()).unwrap_or(u32::MAX);
+        if batch.deadline_ms == 0 { default } else { batch.deadline_ms }
+    }
+
+    /// Answers the one request of a batch, which is about a backup; false when the connection is gone.
+    fn answer_backup(&mut self, batch: &mut Batch<'_>, slot: Slot, form: Form, query: BackupQuery) -> bool {
+        match query {
+            BackupQuery::Next { id, position } => answer_part(&mut self.backup, id, position, &mut self.scratch, form),
+            BackupQuery::Open => {
+                if !self.open_backup(batch, slot, form) {
+                    return false;
+                }
+            }
+        }
+        self.deliver(slot, 1)
+    }
+
+    /// Has the state pinned and builds the answer; false when the connection is gone.
+    fn open_backup(&mut self, batch: &Batch<'_>, slot: Slot, form: Form) -> bool {
+        self.backup = None;
+        self.port.in_flight.enter(batch.cost);
+        let (sender, state) = crossbeam_channel::bounded(1);
+        let permit = self.port.backups.permit();
+        match (&permit, self.port.attached.get()) {
+            (_, None) => self.refuse(batch, &Outcome::NotLeader { leader: None }),
+            (Err(busy), _) => self.refuse(batch, busy),
+            (Ok(_), Some(attached)) => {
+                let (client, deadline_ms) = (Arc::clone(&self.connection), self.deadline_ms(batch));
+                let request = BackupRequest { client, slot, deadline_ms, state: sender };
+                if attached.inbox.send(Event::Backup(request)).is_err() {
+                    // As for a batch: the process is stopping.
+                    self.refuse(batch, &Outcome::NotLeader { leader: None });
+                }
+            }
+        }
+        if !self.connection.wait(Wait::Reads { writes: false }) {
+            return false;
+        }
+        let outcomes = self.connection.with_output(|output| output.take_read_outcomes());
+        match (outcome_of(&outcomes, Some(slot)), permit) {
+            (Outcome::Proceed, Ok(permit)) => {
+                let state = state.try_recv().expect("the state was pinned before the connection was let go");
+                self.backup = Some(OpenBackup::open(state, permit, &mut self.scratch, form));
+            }
+            (outcome, _) => encode_outcome(&mut self.scratch, form, outcome, self.port.view.as_ref()),
+        }
+        true
     }
 
     fn refuse(&self, batch: &Batch<'_>, outcome: &Outcome) {
@@ -319,7 +394,7 @@ impl Answers {
             (Outcome::Proceed, Some(store)) => answer_now(&mut self.scratch, read.form, &read.query, store),
             (outcome, Some(store)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, store, view),
             (outcome, None) => {
-                super::response::encode_outcome(&mut self.scratch, read.form, outcome, view);
+                encode_outcome(&mut self.scratch, read.form, outcome, view);
                 None
             }
         }

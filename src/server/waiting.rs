@@ -6,9 +6,12 @@ use std::collections::VecDeque;
 
 use crate::raft::{EntryId, NodeId};
 use crate::storage::applier::Effect;
+use crate::storage::state_at::StateAt;
 use crate::storage::store::Located;
 
-use super::event::{ClientBatch, Outcome, Reply, Request, Slot};
+use crossbeam_channel::Sender;
+
+use super::event::{BackupRequest, ClientBatch, Outcome, Reply, Request, Slot};
 
 const TIME_LIMIT_WRITE: &str = "the time limit passed after the write entered the log; it may take effect yet";
 const TIME_LIMIT_READ: &str = "the leader could not confirm the read within the time limit; try again";
@@ -33,6 +36,8 @@ struct WaitingRead<C> {
     round: u64,
     index: u64,
     deadline: u64,
+    /// Wants the state as it is when the read may proceed.
+    state: Option<Sender<StateAt>>,
 }
 
 /// All requests in flight on this node.
@@ -139,7 +144,14 @@ impl<C: Clone> Waiting<C> {
 
     /// A read waits for its round and for `index` to be applied.
     pub(super) fn add_read(&mut self, client: C, slot: Slot, round: u64, index: u64, deadline: u64) {
-        self.reads.push_back(WaitingRead { client, slot, round, index, deadline });
+        self.reads.push_back(WaitingRead { client, slot, round, index, deadline, state: None });
+        self.next_deadline = self.next_deadline.min(deadline);
+    }
+
+    /// As [`Waiting::add_read`], for the whole state.
+    pub(super) fn add_backup(&mut self, request: BackupRequest<C>, round: u64, index: u64, deadline: u64) {
+        let BackupRequest { client, slot, state, .. } = request;
+        self.reads.push_back(WaitingRead { client, slot, round, index, deadline, state: Some(state) });
         self.next_deadline = self.next_deadline.min(deadline);
     }
 
@@ -150,8 +162,8 @@ impl<C: Clone> Waiting<C> {
         if front.id.index == index { self.writes.pop_front() } else { None }
     }
 
-    /// Lets the reads go that are confirmed and whose index is applied.
-    pub(super) fn release_reads(&mut self, confirmed_round: u64, applied: u64, replies: &mut Vec<Reply<C>>) {
+    /// Lets the reads go that are confirmed and whose index is applied. `pin` pins the applied state, for those that want it.
+    pub(super) fn release_reads(&mut self, confirmed_round: u64, applied: u64, pin: impl Fn() -> StateAt, replies: &mut Vec<Reply<C>>) {
         let confirmed = self.reads.partition_point(|read| read.round <= confirmed_round);
         if confirmed == 0 {
             return;
@@ -159,6 +171,10 @@ impl<C: Clone> Waiting<C> {
         let mut behind = VecDeque::new();
         for read in self.reads.drain(..confirmed) {
             if read.index <= applied {
+                if let Some(state) = &read.state {
+                    // Somebody who is gone needs no state.
+                    let _ = state.try_send(pin());
+                }
                 replies.push(Reply { client: read.client, slot: read.slot, outcome: Outcome::Proceed });
             } else {
                 behind.push_back(read);

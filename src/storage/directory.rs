@@ -28,6 +28,13 @@ pub const MARKS_CAPACITY: usize = 16 << 10;
 /// Keeps other processes out of the directory until it is dropped.
 pub struct Lock(#[expect(dead_code, reason = "held for its drop")] Box<dyn Send + Sync>);
 
+impl Lock {
+    /// A lock that was taken.
+    pub(super) fn new(held: Box<dyn Send + Sync>) -> Lock {
+        Lock(held)
+    }
+}
+
 impl std::fmt::Debug for Lock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Lock")
@@ -169,7 +176,8 @@ pub(super) fn half_founded(names: &[String], hard_state: impl FnOnce() -> Result
     if present.contains(&HARD_STATE_NAME) {
         let HardState { term, .. } = decode_hard_state(&hard_state()?)?;
         if term > 0 {
-            let reason = format!("the file is missing, but {HARD_STATE_NAME} says that this node has been in term {term}");
+            let restored = "(or a restore into this directory was interrupted: then empty it and restore again)";
+            let reason = format!("the file is missing, but {HARD_STATE_NAME} says that this node has been in term {term} {restored}");
             return Err(super::corrupt(CLUSTER, 0, reason));
         }
     }

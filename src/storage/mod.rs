@@ -181,6 +181,8 @@
 //! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
+//! * **A restore** ([`restore`]) makes hard state first, with a term above 0, and the cluster file last. With the one and without the
+//!   other a start refuses; before the first there is nothing.
 //!
 //! # Assumptions about the disk
 //!
@@ -219,6 +221,7 @@ pub mod real;
 pub mod record;
 mod recovery;
 pub mod reserve;
+pub mod restore;
 pub mod retire;
 mod scan;
 pub mod scrub;
@@ -228,6 +231,7 @@ pub mod slots;
 pub mod snapshot;
 mod stage;
 mod state;
+pub mod state_at;
 pub mod store;
 mod tail;
 pub mod writer;

@@ -31,6 +31,12 @@ impl Located {
         let Value { version, location, value_bytes } = *value;
         Located { version, value_bytes, segment, offset: location.offset, record_bytes: location.bytes }
     }
+
+    /// The file and where in it the record starts.
+    #[cfg(test)]
+    pub(super) fn place(&self) -> (String, u64) {
+        (self.segment.name().to_owned(), u64::from(self.offset))
+    }
 }
 
 /// A value whose record was checked, to be copied piece by piece.

@@ -52,7 +52,7 @@ fn wrong_shapes_are_refused_and_the_connection_goes_on() {
 fn unknown_commands_are_skipped_whole() {
     let server = Server::start();
     let mut client = server.connect();
-    for command in [0x00, 0x09, 0x7f] {
+    for command in [0x00, 0x0a, 0x7f] {
         client.queue_bytes(&header(command, 3, 5)).queue_bytes(b"keyvalue").queue(Ping, b"", b"on").flush();
         text(client.receive(), Status::BadRequest);
         assert_eq!(client.receive(), ok(b"on"));

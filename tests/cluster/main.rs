@@ -23,8 +23,10 @@
 //! | `small_disk` | such a file system |
 //! | `stopping` | signals |
 //! | `strangers` | a client in another language |
+//! | `backups` | backups of a cluster under load, and clusters made of them |
 //! | `tools` | looking at the directory of a node that does not run |
 
+mod backups;
 mod border;
 mod failover;
 mod founding;

@@ -4,6 +4,7 @@ use super::bench::BenchOptions;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Reads and writes keys of an ApexKV cluster.
@@ -91,6 +92,12 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Write one consistent state of the whole cluster into a file, while it goes on
+    ///
+    /// The file holds every write that was acknowledged before the command began. It gets its name when it is whole and durable; until then
+    /// it is FILE.tmp. When the node that it is read from goes away, it starts over at the next leader, up to five times; each step has the
+    /// time of --timeout. `apexkv restore` makes a new cluster of it.
+    Backup(BackupArguments),
     /// Load the leader and report operations per second and latencies
     Bench(BenchOptions),
 }
@@ -100,6 +107,15 @@ pub(crate) struct StatusArguments {
     /// First wait until a leader serves reads, at most this long
     #[arg(long, env = "APEXKV_WAIT_LEADER", value_name = "DURATION", value_parser = duration)]
     pub(crate) wait_leader: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArguments {
+    /// The file to write; must not exist
+    pub(crate) file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -122,7 +138,7 @@ impl Command {
             Command::Set { key, .. } | Command::Get { key } | Command::Getv { key } | Command::Del { key } | Command::Cas { key, .. } => {
                 Some(bytes(key))
             }
-            Command::Check | Command::Scan(_) | Command::Status(_) | Command::Ping | Command::Bench(_) => None,
+            Command::Check | Command::Scan(_) | Command::Status(_) | Command::Ping | Command::Bench(_) | Command::Backup(_) => None,
             Command::Shell | Command::Completions { .. } => None,
         }
     }

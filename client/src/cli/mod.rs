@@ -2,6 +2,7 @@
 //! function and reports the rest. Nothing here knows bytes of the protocol.
 
 mod args;
+mod backup;
 mod bench;
 mod check;
 mod exit;
@@ -59,6 +60,7 @@ fn execute(arguments: &Arguments, command: &Command, client: &mut Client, output
         Command::Scan(options) => scan::run(client, output, options),
         Command::Status(options) => status::run(client, output, options),
         Command::Ping => status::ping(client, output),
+        Command::Backup(options) => backup::run(client, output, options),
         Command::Bench(options) => bench::run(arguments, output, options),
         Command::Completions { shell } => shell::completions(output, *shell),
         Command::Shell => Err(Error::Usage("this is a shell already; type help for the commands".to_owned()).into()),

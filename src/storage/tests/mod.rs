@@ -9,6 +9,7 @@ mod keys;
 mod log;
 mod merges;
 mod real_files;
+mod restore;
 mod room;
 mod scrub;
 mod snapshots;
