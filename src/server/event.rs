@@ -4,6 +4,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::protocol::peer::Note;
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
 use crate::storage::snapshot::{Received, Snapshot};
@@ -18,6 +19,8 @@ pub enum Event<C> {
     Client(ClientBatch<C>),
     /// A message from a peer, its records checked.
     Peer(Incoming),
+    /// A peer said something about its state, or ours.
+    Note(NodeId, Note),
     /// A link to or from a peer changed.
     Link(NodeId, LinkChange),
     /// The log writer finished a job.

@@ -26,6 +26,7 @@ pub mod acceptor;
 mod admin;
 mod batch;
 pub mod clients;
+mod comparison;
 mod connection;
 pub mod dialer;
 mod disk_threads;

@@ -35,6 +35,9 @@ use super::{accept, admin, disk_threads, founding, identity, join, log_sink, soc
 /// Open files that are kept for segments and peers.
 const FILES_RESERVED: usize = 512;
 
+/// Names the entry whose effect this node is to lose, for tests of what the others do about it.
+const LOSE_VARIABLE: &str = "APEXKV_TEST_LOSE_ENTRY";
+
 type Inbox = Sender<Event<Arc<Connection>>>;
 
 /// What is set up before the cluster is known.
@@ -172,7 +175,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         node: own,
         hard_state,
         log,
-        applier,
+        mut applier,
         writer,
         preparer,
         hinter,
@@ -186,6 +189,9 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
+    if let Some(index) = std::env::var(LOSE_VARIABLE).ok().and_then(|text| text.parse().ok()) {
+        applier.lose(index);
+    }
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {

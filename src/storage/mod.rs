@@ -227,6 +227,7 @@ pub mod slots;
 pub mod snapshot;
 mod stage;
 mod state;
+pub mod state_hash;
 pub mod store;
 mod tail;
 pub mod writer;
