@@ -70,9 +70,9 @@ impl fmt::Display for Error {
             Error::Protocol(reason) => write!(f, "protocol violation: {reason}"),
             Error::Diverged { index, expected, found } => write!(
                 f,
-                "the state of this node behind entry {index} has the hash {found:016x}, that of a majority of the nodes {expected:016x}; start it again, \
-                 and it decides again what its hints do not cover; if it ends like this once more, remove its *.hint files before the next \
-                 start, and it takes everything from its log or from the other nodes"
+                "the state of this node behind entry {index} has the hash {found:016x}, that of a majority of the nodes {expected:016x}; \
+                 start it again, and it decides again what its hints do not cover; if it ends like this once more, remove its *.hint \
+                 files before the next start, and it takes everything from its log or from the other nodes"
             ),
             Error::Closed => f.write_str("shutting down"),
         }

@@ -1,9 +1,9 @@
-//! Comparing the replicas' states: every node tells the leader the hash of its state behind every so many entries, and the leader holds those
-//! behind the same entry against each other. Where more than half of the voters agree, whoever differs is told, and ends: what it would serve
-//! is not what was decided. Where they do not, nobody can know who is right, and nobody ends; it is said as loudly as it can be.
+//! Comparing the replicas' states: every node tells the leader the hash of its state behind every so many entries, and the leader holds
+//! those behind the same entry against each other. Where more than half of the voters agree, whoever differs is told, and ends: what it
+//! would serve is not what was decided. Where they do not, nobody can know who is right, and nobody ends; it is said as loudly as can be.
 //!
-//! Part of the replica: plain data and decisions. It stands beside the core, which knows nothing of states. What is told may be lost, because
-//! a hash that differs once differs behind every later entry too.
+//! Part of the replica: plain data and decisions. It stands beside the core, which knows nothing of states. What is told may be lost,
+//! because a hash that differs once differs behind every later entry too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::raft::{Node, Settings};
+use crate::storage::applier::Applier;
 use crate::storage::directory::{Directory, Opened};
 use crate::storage::disk::Disk;
 use crate::storage::real::RealDisk;
@@ -189,9 +190,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    if let Some(index) = std::env::var(LOSE_VARIABLE).ok().and_then(|text| text.parse().ok()) {
-        applier.lose(index);
-    }
+    lose_as_told(&mut applier);
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {
@@ -258,6 +257,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk_work.into_iter().for_each(join_thread);
     drop(lock);
     Ok(())
+}
+
+fn lose_as_told(applier: &mut Applier) {
+    if let Some(index) = std::env::var(LOSE_VARIABLE).ok().and_then(|text| text.parse().ok()) {
+        log::warn!("{LOSE_VARIABLE} is set: this node loses the effect of entry {index}");
+        applier.lose(index);
+    }
 }
 
 /// With the default heartbeat, a follower that had no room for an append gets it again after this time at the latest, long before the

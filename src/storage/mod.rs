@@ -55,7 +55,8 @@
 //! *base* is the entry before the first one in any segment, zero as long as nothing is compacted. *applied* is min(applied, durable)
 //! when the manifest was written. *last number* is the highest that was ever listed; numbers are not used again.
 //! Of segments up to the entry *decided* the hints are needed, because a merge has left out what their conditions were decided against.
-//! *floor* is the last entry of a log that was put aside, until the log has reached it again. *base hash* is the state hash behind the base.
+//! *floor* is the last entry of a log that was put aside, until the log has reached it again. *base hash* is the state hash behind
+//! the base.
 //!
 //! # Segment
 //!
@@ -134,9 +135,9 @@
 //! # State hash
 //!
 //! The applier keeps a rolling hash of what it applies ([`state_hash`]), so that nodes can find out whether their states are the same. It
-//! must survive what takes entries out of sight: a hint holds the hash behind its segment's last entry, the manifest the one behind the base,
-//! and a snapshot travels with the one behind its last entry. A start goes on from the last of these that it believes. A hint without a hash
-//! is one of an older format: its segment is read once more, as long as that is possible, and gets another.
+//! must survive what takes entries out of sight: a hint holds the hash behind its segment's last entry, the manifest the one behind the
+//! base, and a snapshot travels with the one behind its last entry. A start goes on from the last of these that it believes. A hint
+//! without a hash is one of an older format: its segment is read once more, as long as that is possible, and gets another.
 //!
 //! # A full disk
 //!

@@ -1,21 +1,22 @@
-//! The rolling hash of applied state: a chain over every entry that was applied and over what it met and did. Two nodes with the same hash
-//! behind the same entry have applied the same entries and decided the same conditions against the same versions. Nodes compare it; whatever
-//! differs once stays different for good, so comparing now and then is enough.
+//! The rolling hash of applied state: a chain over every entry that was applied and over what it met and did. Two nodes with the same
+//! hash behind the same entry have applied the same entries and decided the same conditions against the same versions. Nodes compare it;
+//! whatever differs once stays different for good, so comparing now and then is enough.
 //!
 //! # What goes in
 //!
-//! For each entry, in log order: its index, its term, the CRC of its record's header (which covers kind, length, index, term and the payload's
-//! CRC), whether its operations took effect, and the version that each key had before, up to the one at which a condition failed. The versions
-//! are what makes it a hash of state and not only of the log: a key that one node lost, or kept although it was deleted, differs as soon as it
-//! is touched again.
+//! For each entry, in log order: its index, its term, the CRC of its record's header (which covers kind, length, index, term and the
+//! payload's CRC), whether its operations took effect, and the version that each key had before; if they did not, only the version that a
+//! condition met. The versions are what makes it a hash of state and not only of the log: a key that one node lost, or kept although it
+//! was deleted, differs as soon as it is touched again. A key that is never touched again is not covered.
 //!
 //! Nothing local goes in: no place in a file, no batch, no segment. Merges, hints, snapshots and starts leave the hash as it is.
 //!
 //! # How
 //!
-//! Each 64-bit word is taken in by one step of splitmix64: `h = mix(h + 0x9e3779b97f4a7c15 ^ word)`, where `mix` is its output function. The
-//! hash before the first entry is [`StateHash::START`]. These numbers are part of the format of files and of the protocol between nodes: they
-//! never change.
+//! Each 64-bit word is taken in by one step of splitmix64: `h = mix((h + 0x9e3779b97f4a7c15) ^ word)`, where `mix` is its output function
+//! and `+` wraps. The words of an entry are: index; term; CRC, shifted left by one bit, and in the lowest bit whether it took effect; the
+//! versions met, taken in one after another behind 0. The hash before the first entry is [`StateHash::START`]. These numbers are part of
+//! the format of files and of the protocol between nodes: they never change.
 
 use std::collections::VecDeque;
 use std::fmt;
