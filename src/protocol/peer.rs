@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::raft::{Entries, EntryId, Envelope, Message, NodeId};
 use crate::storage::applier::is_well_formed;
 use crate::storage::record::{self, Kind, MAX_MEMBERS};
-use crate::storage::state_hash::{CHECKPOINT_SPACING, Checkpoint, StateHash};
+use crate::storage::state_hash::{Checkpoint, StateHash};
 
 const KEEPALIVE: u8 = 16;
 const PRE_VOTE: u8 = 17;
@@ -212,8 +212,8 @@ pub fn decode(frame: Frame) -> Result<Said> {
 
 fn get_note(kind: u8, fields: &mut Fields<'_>) -> Result<Note> {
     let index = fields.number()?;
-    if index == 0 || !index.is_multiple_of(CHECKPOINT_SPACING) {
-        return Err(bad(format!("a state hash behind entry {index}, which is no multiple of {CHECKPOINT_SPACING}")));
+    if index == 0 {
+        return Err(bad("a state hash before the first entry"));
     }
     let mut hash = || match StateHash::from_number(fields.u64()?) {
         hash if hash.is_known() => Ok(hash),

@@ -115,8 +115,8 @@ proptest! {
     }
 
     #[test]
-    fn every_note_survives_its_bytes(number in 1..1u64 << 50, hashes in any::<(u64, u64)>(), is_hash in any::<bool>(), cut in 1..20usize) {
-        let (index, hash) = (number * CHECKPOINT_SPACING, |hash: u64| StateHash::from_number(hash.max(1)));
+    fn every_note_survives_its_bytes(index in 1..=1u64 << 62, hashes in any::<(u64, u64)>(), is_hash in any::<bool>(), cut in 1..20usize) {
+        let hash = |hash: u64| StateHash::from_number(hash.max(1));
         let note = if is_hash {
             Note::StateHash(Checkpoint { index, hash: hash(hashes.0) })
         } else {
@@ -260,11 +260,10 @@ fn a_failed_encoding_leaves_nothing_behind() {
 fn a_state_hash_that_nobody_would_compare_is_refused() {
     let hash = StateHash::START;
     for (note, word) in [
-        (Note::StateHash(Checkpoint { index: 0, hash }), "behind entry 0"),
-        (Note::StateHash(Checkpoint { index: 1000, hash }), "behind entry 1000"),
+        (Note::StateHash(Checkpoint { index: 0, hash }), "before the first"),
         (Note::StateHash(Checkpoint { index: 1 << 63, hash }), "where a term"),
-        (Note::StateHash(Checkpoint { index: CHECKPOINT_SPACING, hash: StateHash::UNKNOWN }), "unknown"),
-        (Note::Diverged { index: CHECKPOINT_SPACING, expected: hash, found: StateHash::UNKNOWN }, "unknown"),
+        (Note::StateHash(Checkpoint { index: 9, hash: StateHash::UNKNOWN }), "unknown"),
+        (Note::Diverged { index: 9, expected: hash, found: StateHash::UNKNOWN }, "unknown"),
     ] {
         let mut bytes = Vec::new();
         encode_note(&mut bytes, &note).expect("within the limits");

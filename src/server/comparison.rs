@@ -1,6 +1,7 @@
-//! Comparing the replicas' states: every node tells the leader the hash of its state behind every so many entries, and the leader holds
-//! those behind the same entry against each other. Where more than half of the voters agree, whoever differs is told, and ends: what it
-//! would serve is not what was decided. Where they do not, nobody can know who is right, and nobody ends; it is said as loudly as can be.
+//! Comparing the replicas' states: every node tells the leader the hash of its state behind every so many entries, and behind the last one
+//! when it is at rest, and the leader holds those behind the same entry against each other. Where more than half of the voters agree,
+//! whoever differs is told, and ends: what it would serve is not what was decided. Where they do not, nobody can know who is right, and
+//! nobody ends; it is said as loudly as can be.
 //!
 //! Part of the replica: plain data and decisions. It stands beside the core, which knows nothing of states. What is told may be lost,
 //! because a hash that differs once differs behind every later entry too.
@@ -16,7 +17,8 @@ use crate::storage::state_hash::{Checkpoint, Checkpoints, StateHash};
 
 use super::replica::Replica;
 
-/// The newest checkpoint is told again after this long: the leader may be another one, or what was told may be lost.
+/// The newest checkpoint is told again after this long: the leader may be another one, or what was told may be lost. A node that has
+/// applied nothing for as long is at rest.
 const TELL_AGAIN_MS: u64 = 1_000;
 
 /// What is known of the others' states, and what came of it.
@@ -27,6 +29,8 @@ pub(super) struct Comparison {
     /// The newest own checkpoint that was told or compared.
     newest: u64,
     tell_again_at: u64,
+    /// What was applied when it was last told again.
+    applied: u64,
     alarm: Option<Alarm>,
     /// How often there was an alarm.
     pub(super) alarms: u64,
@@ -107,15 +111,30 @@ impl<C: Clone> Replica<C> {
         fresh.iter().for_each(|checkpoint| self.compare_at(checkpoint.index));
     }
 
+    /// Tells the leader what it does not know yet, and now and then the newest again.
     fn tell(&mut self, newest: Option<Checkpoint>) {
-        let (Some(leader), Some(newest)) = (self.node.leader(), newest) else { return };
+        let Some(leader) = self.node.leader() else { return };
         let again = self.now >= self.comparison.tell_again_at;
-        if newest.index == self.comparison.newest && !again {
-            return;
+        let newest_index = newest.map_or(0, |newest| newest.index);
+        if newest_index != self.comparison.newest || again {
+            let behind = self.comparison.newest.min(newest_index.saturating_sub(1));
+            self.actions.notes.extend(self.applier.checkpoints().after(behind).map(|checkpoint| (leader, Note::StateHash(checkpoint))));
+            self.comparison.newest = newest_index;
         }
-        let behind = self.comparison.newest.min(newest.index - 1);
-        self.actions.notes.extend(self.applier.checkpoints().after(behind).map(|checkpoint| (leader, Note::StateHash(checkpoint))));
-        (self.comparison.newest, self.comparison.tell_again_at) = (newest.index, self.now + TELL_AGAIN_MS);
+        if again {
+            let present = Checkpoint { index: self.applier.applied(), hash: self.applier.hash() };
+            let at_rest = std::mem::replace(&mut self.comparison.applied, present.index) == present.index;
+            if at_rest && present.index > newest_index && present.hash.is_known() {
+                self.actions.notes.push((leader, Note::StateHash(present)));
+            }
+            self.comparison.tell_again_at = self.now + TELL_AGAIN_MS;
+        }
+    }
+
+    /// The hash of the own state behind an entry, if it is still known.
+    fn hash_at(&self, index: u64) -> Option<StateHash> {
+        let present = (index == self.applier.applied()).then(|| self.applier.hash()).filter(|hash| hash.is_known());
+        present.or_else(|| self.applier.checkpoints().at(index))
     }
 
     /// A peer has told something.
@@ -128,7 +147,7 @@ impl<C: Clone> Replica<C> {
             Note::StateHash(_) => {}
             Note::Diverged { index, expected, found } => {
                 // What was told before a snapshot came, or by an earlier process of this node, says nothing about this state.
-                if self.applier.checkpoints().at(index) == Some(found) && expected != found {
+                if self.hash_at(index) == Some(found) && expected != found {
                     self.actions.fatal = Some(diverged(index, expected, found));
                 }
             }
@@ -137,7 +156,7 @@ impl<C: Clone> Replica<C> {
 
     /// As leader: holds the hashes behind an entry against each other.
     fn compare_at(&mut self, index: u64) {
-        let own = (self.node.id(), self.applier.checkpoints().at(index));
+        let own = (self.node.id(), self.hash_at(index));
         let told = self.comparison.told.iter().map(|(peer, checkpoints)| (*peer, checkpoints.at(index)));
         let known = told.chain([own]).filter_map(|(node, hash)| Some((node, hash?)));
         let hashes: BTreeMap<NodeId, StateHash> = known.collect();
@@ -163,6 +182,8 @@ impl<C: Clone> Replica<C> {
             return;
         }
         log::error!("the state of node {node} behind entry {index} has the hash {found}, that of a majority {expected}: it is told to end");
+        // It tells the same again if it goes on; after another start it may be right.
+        self.comparison.told.remove(&node);
         self.actions.notes.push((node, Note::Diverged { index, expected, found }));
     }
 }

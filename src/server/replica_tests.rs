@@ -249,13 +249,15 @@ fn a_leader_tells_whoever_differs_from_a_majority_and_nobody_else() {
     alone.lead();
     let own = until_checkpoint(&mut alone);
     let other = Checkpoint { hash: StateHash::START, ..own };
-    for (told, expected) in [
-        (own, vec![]),
-        (other, vec![(NodeId(2), Note::Diverged { index: own.index, expected: own.hash, found: other.hash })]),
+    for (peer, told, expected) in [
+        (2, own, vec![]),
+        (2, other, vec![(NodeId(2), Note::Diverged { index: own.index, expected: own.hash, found: other.hash })]),
+        // What the second has told was answered.
+        (3, own, vec![]),
         // Nothing is known of that entry here.
-        (Checkpoint { index: 4 * own.index, ..other }, vec![]),
+        (2, Checkpoint { index: 4 * own.index, ..other }, vec![]),
     ] {
-        alone.replica.handle(Event::Note(NodeId(2), Note::StateHash(told)));
+        alone.replica.handle(Event::Note(NodeId(peer), Note::StateHash(told)));
         let actions = alone.turn();
         assert_eq!(actions.notes, expected, "{told:?}");
         assert!(actions.fatal.is_none() && alone.replica.position().state_hash_alarm.is_none());

@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-/// Nodes compare the hash behind every entry whose index is a multiple of this.
+/// Nodes compare the hash behind every entry whose index is a multiple of this, and keep it for that.
 pub const CHECKPOINT_SPACING: u64 = 1024;
 /// So many checkpoints are remembered: a node that is further behind cannot be compared until it has caught up.
 const CHECKPOINTS_KEPT: usize = 64;
