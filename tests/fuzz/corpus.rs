@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use apexkv::protocol::frame;
 use apexkv::protocol::handshake::{Greeting, Hello, LinkClass};
-use apexkv::protocol::{frame, peer};
+use apexkv::protocol::peer::{self, Note};
 use apexkv::raft::{Config, Entries, EntryId, Envelope, Message, NodeId};
 use apexkv::storage::directory::{Founding, FoundingMember};
 use apexkv::storage::record::{self, Operation};
+use apexkv::storage::state_hash::{Checkpoint, StateHash};
 use apexkv_client::protocol::{Command, Extension, SCAN_KEYS_ONLY, Status, encode_extended_request, encode_request, encode_response};
 
 use super::properties::alone;
@@ -79,6 +81,10 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut small = vec![0];
     peer::encode_keepalive(&mut small).expect("within limits");
+    let hash = StateHash::START;
+    for note in [Note::StateHash(Checkpoint { index: 1024, hash }), Note::Diverged { index: 1024, expected: hash, found: hash }] {
+        peer::encode_note(&mut small, &note).expect("within limits");
+    }
     for message in messages {
         peer::encode(&mut small, &envelope(message), |_| Ok(())).expect("within limits");
     }
