@@ -50,6 +50,7 @@
 //! | 75 | units | an old copy of a node counts |
 //! | 76 | units | a node of another cluster counts |
 //! | 77 | units | memory is reserved for any length that a peer names |
+//! | 86 | units | nothing is done about nodes whose states differ |
 //! | 87 | random | a candidate asks for votes before its own term and vote are durable |
 //! | 88 | units | when the newer hard state is damaged, the older one is believed |
 //! | 89 | units | recovery believes the cache |

@@ -28,6 +28,15 @@ pub enum Error {
     Config(String),
     /// A peer sent bytes that are not the protocol; the connection is to be closed.
     Protocol(String),
+    /// The applied state of this node is not that of a majority: the process must end, and serve nothing of it.
+    Diverged {
+        /// The entry behind which it was found.
+        index: u64,
+        /// What a majority agrees on.
+        expected: u64,
+        /// What this node has.
+        found: u64,
+    },
     /// The other side of a channel is gone: the process is shutting down.
     Closed,
 }
@@ -46,7 +55,7 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Error::Config(_) => 2,
-            Error::Io { .. } | Error::Corrupt { .. } | Error::Directory(_) => 7,
+            Error::Io { .. } | Error::Corrupt { .. } | Error::Directory(_) | Error::Diverged { .. } => 7,
             Error::Protocol(_) | Error::Closed => 1,
         }
     }
@@ -59,6 +68,12 @@ impl fmt::Display for Error {
             Error::Corrupt { file, offset, reason } => write!(f, "{file} is damaged at offset {offset}: {reason}"),
             Error::Directory(reason) | Error::Config(reason) => f.write_str(reason),
             Error::Protocol(reason) => write!(f, "protocol violation: {reason}"),
+            Error::Diverged { index, expected, found } => write!(
+                f,
+                "the state of this node behind entry {index} has the hash {found:016x}, that of a majority of the nodes {expected:016x}; \
+                 start it again, and it decides again what its hints do not cover; if it ends like this once more, remove its *.hint \
+                 files before the next start, and it takes everything from its log or from the other nodes"
+            ),
             Error::Closed => f.write_str("shutting down"),
         }
     }

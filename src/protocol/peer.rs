@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! size field
-//!    1 kind            16 keepalive (nothing follows), otherwise see the table
+//!    1 kind            16 keepalive (nothing follows), 30 and 31 notes (their fields follow), otherwise see the table
 //!  4+4 from, to
 //!    8 term
 //!    … fields of the kind, in the order in which the message declares them
@@ -25,6 +25,13 @@
 //! | 28 | `TimeoutNow` | none |
 //! | 29 | `Arriving` | none |
 //!
+//! Notes are said beside the core's messages, on the control link, and belong to no term: what they say of applied entries is true in all.
+//!
+//! | kind | note | fields |
+//! |---|---|---|
+//! | 30 | `StateHash` | index, hash |
+//! | 31 | `Diverged` | index, expected hash, found hash |
+//!
 //! Positions are term, then index; flags one byte; all other numbers eight.
 
 use super::fields::{Fields, put_blob, put_entry_id};
@@ -33,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::raft::{Entries, EntryId, Envelope, Message, NodeId};
 use crate::storage::applier::is_well_formed;
 use crate::storage::record::{self, Kind, MAX_MEMBERS};
+use crate::storage::state_hash::{Checkpoint, StateHash};
 
 const KEEPALIVE: u8 = 16;
 const PRE_VOTE: u8 = 17;
@@ -48,6 +56,8 @@ const SNAPSHOT: u8 = 26;
 const SNAPSHOT_REPLY: u8 = 27;
 const TIMEOUT_NOW: u8 = 28;
 const ARRIVING: u8 = 29;
+const STATE_HASH: u8 = 30;
+const DIVERGED: u8 = 31;
 
 /// Longest membership within a message.
 const CONFIG_MAX: usize = 8 + 2 * 4 * MAX_MEMBERS;
@@ -57,6 +67,8 @@ const CONFIG_MAX: usize = 8 + 2 * 4 * MAX_MEMBERS;
 pub enum Said {
     /// The sender lives and has nothing to say.
     Keepalive,
+    /// Something about the states of the nodes.
+    Note(Note),
     /// A message, and the records of an append: sealed, contiguous, each checked.
     Message {
         /// The message.
@@ -64,6 +76,37 @@ pub enum Said {
         /// Empty unless it is an append.
         records: Vec<u8>,
     },
+}
+
+/// What nodes tell each other about their applied states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The hash of the sender's state.
+    StateHash(Checkpoint),
+    /// The receiver's state is not that of a majority.
+    Diverged {
+        /// Behind which entry.
+        index: u64,
+        /// What a majority has there.
+        expected: StateHash,
+        /// What the receiver has told.
+        found: StateHash,
+    },
+}
+
+/// Appends a note to `out`.
+pub fn encode_note(out: &mut Vec<u8>, note: &Note) -> Result<()> {
+    let put_head = |head: &mut Vec<u8>| match note {
+        Note::StateHash(Checkpoint { index, hash }) => {
+            head.push(STATE_HASH);
+            put_u64s(head, &[*index, hash.number()]);
+        }
+        Note::Diverged { index, expected, found } => {
+            head.push(DIVERGED);
+            put_u64s(head, &[*index, expected.number(), found.number()]);
+        }
+    };
+    frame::write(out, put_head, |_| Ok(()))
 }
 
 /// Appends a keepalive frame to `out`.
@@ -155,11 +198,31 @@ pub fn decode(frame: Frame) -> Result<Said> {
         fields.end()?;
         return Ok(Said::Keepalive);
     }
+    if let STATE_HASH | DIVERGED = kind {
+        let note = get_note(kind, &mut fields)?;
+        fields.end()?;
+        return Ok(Said::Note(note));
+    }
     let (from, to) = (NodeId(fields.u32()?), NodeId(fields.u32()?));
     let term = fields.number()?;
     let message = get_message(kind, &mut fields, term, &records)?;
     fields.end()?;
     Ok(Said::Message { envelope: Envelope { from, to, term, message }, records })
+}
+
+fn get_note(kind: u8, fields: &mut Fields<'_>) -> Result<Note> {
+    let index = fields.number()?;
+    if index == 0 {
+        return Err(bad("a state hash before the first entry"));
+    }
+    let mut hash = || match StateHash::from_number(fields.u64()?) {
+        hash if hash.is_known() => Ok(hash),
+        _ => Err(bad("an unknown state hash, which is not told")),
+    };
+    Ok(match kind {
+        STATE_HASH => Note::StateHash(Checkpoint { index, hash: hash()? }),
+        _ => Note::Diverged { index, expected: hash()?, found: hash()? },
+    })
 }
 
 fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> Result<Message> {

@@ -115,6 +115,20 @@ proptest! {
     }
 
     #[test]
+    fn every_note_survives_its_bytes(index in 1..=1u64 << 62, hashes in any::<(u64, u64)>(), is_hash in any::<bool>(), cut in 1..20usize) {
+        let hash = |hash: u64| StateHash::from_number(hash.max(1));
+        let note = if is_hash {
+            Note::StateHash(Checkpoint { index, hash: hash(hashes.0) })
+        } else {
+            Note::Diverged { index, expected: hash(hashes.0), found: hash(hashes.1) }
+        };
+        let mut bytes = Vec::new();
+        encode_note(&mut bytes, &note).expect("within the limits");
+        prop_assert_eq!(read_back(&bytes).expect("a good frame"), Some(Said::Note(note)));
+        prop_assert!(read_back(&bytes[..bytes.len() - cut.min(bytes.len() - 1)]).is_err());
+    }
+
+    #[test]
     fn every_append_survives_its_bytes(mut terms in proptest::collection::vec(1..9u64, 0..20), index in 1..99u64) {
         terms.sort_unstable();
         let (envelope, records) = append(9, EntryId { term: 1, index }, &terms);
@@ -240,4 +254,20 @@ fn a_failed_encoding_leaves_nothing_behind() {
     });
     assert!(failed.is_err());
     assert_eq!(out, [1, 2, 3]);
+}
+
+#[test]
+fn a_state_hash_that_nobody_would_compare_is_refused() {
+    let hash = StateHash::START;
+    for (note, word) in [
+        (Note::StateHash(Checkpoint { index: 0, hash }), "before the first"),
+        (Note::StateHash(Checkpoint { index: 1 << 63, hash }), "where a term"),
+        (Note::StateHash(Checkpoint { index: 9, hash: StateHash::UNKNOWN }), "unknown"),
+        (Note::Diverged { index: 9, expected: hash, found: StateHash::UNKNOWN }, "unknown"),
+    ] {
+        let mut bytes = Vec::new();
+        encode_note(&mut bytes, &note).expect("within the limits");
+        let error = read_back(&bytes).expect_err("nobody would compare it").to_string();
+        assert!(error.contains(word), "{note:?}: {error}");
+    }
 }

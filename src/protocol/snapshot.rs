@@ -4,7 +4,7 @@
 //!
 //! | kind | frame | said by | fields |
 //! |---|---|---|---|
-//! | 48 | `Begin` | sender | term, last, transfer (8 bytes), files (4), bytes (8) |
+//! | 48 | `Begin` | sender | term, last, state hash behind it (8 bytes), transfer (8), files (4), bytes (8) |
 //! | 49 | `Resume` | receiver | position |
 //! | 50 | `Chunk` | sender | position, count (4); as many records follow the head |
 //! | 51 | `Ack` | receiver | position |
@@ -23,6 +23,7 @@ use super::handshake::REASON_MAX;
 use crate::error::{Error, Result};
 use crate::raft::EntryId;
 use crate::storage::snapshot::Position;
+use crate::storage::state_hash::StateHash;
 
 const BEGIN: u8 = 48;
 const RESUME: u8 = 49;
@@ -39,6 +40,8 @@ pub struct Begin {
     pub term: u64,
     /// The last entry that the snapshot includes.
     pub last: EntryId,
+    /// The hash of the state behind it.
+    pub hash: StateHash,
     /// Drawn for each transfer; the same again when a broken one goes on.
     pub transfer: u64,
     /// How many files the sender reads; for people.
@@ -91,10 +94,11 @@ pub fn encode(out: &mut Vec<u8>, said: &Said) -> Result<()> {
 
 fn put_head(out: &mut Vec<u8>, said: &Said) {
     match said {
-        Said::Begin(Begin { term, last, transfer, files, bytes }) => {
+        Said::Begin(Begin { term, last, hash, transfer, files, bytes }) => {
             out.push(BEGIN);
             out.extend_from_slice(&term.to_le_bytes());
             put_entry_id(out, *last);
+            out.extend_from_slice(&hash.number().to_le_bytes());
             out.extend_from_slice(&transfer.to_le_bytes());
             out.extend_from_slice(&files.to_le_bytes());
             out.extend_from_slice(&bytes.to_le_bytes());
@@ -155,8 +159,14 @@ pub fn decode(frame: Frame) -> Result<Said> {
 }
 
 fn get_begin(fields: &mut Fields<'_>) -> Result<Begin> {
-    let begin =
-        Begin { term: fields.number()?, last: fields.entry_id()?, transfer: fields.u64()?, files: fields.u32()?, bytes: fields.u64()? };
+    let begin = Begin {
+        term: fields.number()?,
+        last: fields.entry_id()?,
+        hash: StateHash::from_number(fields.u64()?),
+        transfer: fields.u64()?,
+        files: fields.u32()?,
+        bytes: fields.u64()?,
+    };
     if begin.last.index == 0 || begin.last.term > begin.term {
         return Err(Error::Protocol(format!("a snapshot up to {} in term {}", begin.last, begin.term)));
     }
@@ -189,7 +199,8 @@ mod tests {
     fn said() -> impl Strategy<Value = Said> {
         let begin =
             (1..9_u64, 1..=1_u64 << 62, any::<u64>(), any::<u32>(), any::<u64>()).prop_map(|(term, index, transfer, files, bytes)| {
-                Said::Begin(Begin { term: term + 1, last: EntryId { term, index }, transfer, files, bytes })
+                let hash = StateHash::from_number(bytes ^ transfer);
+                Said::Begin(Begin { term: term + 1, last: EntryId { term, index }, hash, transfer, files, bytes })
             });
         let chunk = (any::<u32>(), 0..1_u32 << 31, 1..1_u32 << 31, proptest::collection::vec(any::<u8>(), 1..99));
         let chunk = chunk.prop_map(|(file, record, count, records)| Said::Chunk { from: Position { file, record }, count, records });
@@ -218,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let begin = Begin { term: 3, last: EntryId { term: 3, index: 9 }, transfer: 1, files: 1, bytes: 1 };
+        let begin = Begin { term: 3, last: EntryId { term: 3, index: 9 }, hash: StateHash::START, transfer: 1, files: 1, bytes: 1 };
         let from = Position { file: 0, record: u32::MAX };
         let head = |said: &Said| frame::read(&mut &bytes_of(said)[..]).expect("a frame").expect("not the end");
         for (said, word) in [

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use crate::protocol::peer::Note;
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
 use crate::storage::snapshot::{Received, Snapshot};
@@ -23,6 +24,8 @@ pub enum Event<C> {
     Backup(BackupRequest<C>),
     /// A message from a peer, its records checked.
     Peer(Incoming),
+    /// A peer said something about its state, or ours.
+    Note(NodeId, Note),
     /// A link to or from a peer changed.
     Link(NodeId, LinkChange),
     /// The log writer finished a job.

@@ -85,7 +85,9 @@ fn welcome(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Result<()> {
     answer(stream, &shared.timing, &Greeting::Welcome(Box::new(shared.hello(hello.link))))?;
     match frame::read_head(&mut Limited::new(stream, shared.timing.handshake))?.map(peer::decode).transpose()? {
         Some(peer::Said::Keepalive) => Ok(()),
-        Some(peer::Said::Message { .. }) => Err(Error::Protocol("a message before the welcome was acknowledged".to_owned())),
+        Some(peer::Said::Message { .. } | peer::Said::Note(_)) => {
+            Err(Error::Protocol("a message before the welcome was acknowledged".to_owned()))
+        }
         None => Err(Error::Protocol("it closed the connection".to_owned())),
     }
 }
@@ -183,7 +185,17 @@ fn receive(shared: &Shared, stream: &TcpStream, peer: NodeId, hello: &Hello) -> 
     let mut term_seen = hello.term;
     while let Some(frame) = frame::read(&mut reader)? {
         reader.get_mut().spoke = None;
-        let peer::Said::Message { envelope, records } = peer::decode(frame)? else { continue };
+        let (envelope, records) = match peer::decode(frame)? {
+            peer::Said::Keepalive => continue,
+            peer::Said::Note(note) if hello.link == LinkClass::Control => {
+                if shared.registry.deliver_note(peer, hello.link, Age::of(hello), note) {
+                    continue;
+                }
+                break;
+            }
+            peer::Said::Note(_) => return Err(Error::Protocol(format!("a note on the wrong link, {}", name(hello.link)))),
+            peer::Said::Message { envelope, records } => (envelope, records),
+        };
         check_addresses(shared, peer, hello.link, &envelope)?;
         // A pre-vote promises nothing, so its term need not be durable at the sender.
         if envelope.term > term_seen && !matches!(envelope.message, Message::PreVote { .. } | Message::PreVoteReply { .. }) {

@@ -18,7 +18,7 @@ use super::event::{LinkChange, Outgoing};
 use super::sockets::describe;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
-use crate::protocol::peer;
+use crate::protocol::peer::{self, Note};
 
 /// One write gathers messages until it has this many bytes.
 const GATHER_BYTES: usize = 1 << 20;
@@ -30,6 +30,8 @@ const BUFFER_KEPT: usize = 4 << 20;
 pub enum Work {
     /// To be sent.
     Send(Outgoing),
+    /// To be said.
+    Note(Note),
     /// The connection of this attempt has ended.
     Ended(u64),
 }
@@ -133,11 +135,12 @@ impl Worker {
         while !self.to.shared.is_stopping() {
             buffer.clear();
             match self.queue.recv_timeout(self.to.shared.timing.keepalive) {
-                Ok(Work::Send(first)) => self.gather(first, &mut buffer, attempt)?,
-                Ok(Work::Ended(ended)) if ended == attempt => return Err(Error::Closed),
-                Ok(Work::Ended(_)) => continue,
+                Ok(first) => self.gather(first, &mut buffer, attempt)?,
                 Err(RecvTimeoutError::Timeout) => peer::encode_keepalive(&mut buffer)?,
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
+            }
+            if buffer.is_empty() {
+                continue;
             }
             (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
             if buffer.capacity() > BUFFER_KEPT {
@@ -148,15 +151,16 @@ impl Worker {
     }
 
     /// Encodes `first` and what else waits.
-    fn gather(&self, first: Outgoing, buffer: &mut Vec<u8>, attempt: u64) -> Result<()> {
-        self.encode(&first, buffer);
-        while buffer.len() < GATHER_BYTES {
-            match self.queue.try_recv() {
-                Ok(Work::Send(next)) => self.encode(&next, buffer),
-                Ok(Work::Ended(ended)) if ended == attempt => return Err(Error::Closed),
-                Ok(Work::Ended(_)) => {}
-                Err(_) => break,
+    fn gather(&self, first: Work, buffer: &mut Vec<u8>, attempt: u64) -> Result<()> {
+        let mut next = Some(first);
+        while let Some(work) = next {
+            match work {
+                Work::Send(outgoing) => self.encode(&outgoing, buffer),
+                Work::Note(note) => peer::encode_note(buffer, &note)?,
+                Work::Ended(ended) if ended == attempt => return Err(Error::Closed),
+                Work::Ended(_) => {}
             }
+            next = if buffer.len() < GATHER_BYTES { self.queue.try_recv().ok() } else { None };
         }
         Ok(())
     }

@@ -146,6 +146,8 @@ metrics! {
     elections_won: Counter,
     /// Times that this node gave up leadership.
     step_downs: Counter,
+    /// Times that this node, as leader, found the nodes' states to differ without a majority that says whose is right.
+    state_hash_alarms: Counter,
     /// Majority confirmations begun for reads.
     read_rounds: Counter,
     /// Messages sent to peers.

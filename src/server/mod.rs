@@ -28,6 +28,7 @@ mod background;
 mod backups;
 mod batch;
 pub mod clients;
+mod comparison;
 mod connection;
 pub mod dialer;
 mod disk_threads;

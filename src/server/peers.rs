@@ -41,6 +41,7 @@ use super::sockets::Timing;
 use super::view::PeerView;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
+use crate::protocol::peer::Note;
 use crate::raft::{self, NodeId};
 use crate::storage::directory::{Founding, Identity};
 use crate::storage::slots::SlotFile;
@@ -185,6 +186,16 @@ impl Peers {
         let queued = link.connected.load(Ordering::SeqCst) && link.queue.try_send(Work::Send(outgoing)).is_ok();
         if !queued && bulk {
             self.shared.registry.inbox().link(peer, LinkChange::Dropped);
+        }
+    }
+
+    /// Queues a note for the control link and returns at once. Without a connection or room it is dropped.
+    pub fn send_note(&self, peer: NodeId, note: Note) {
+        if let Some(link) = self.links.get(&(peer, LinkClass::Control))
+            && link.connected.load(Ordering::SeqCst)
+        {
+            // It is said again later.
+            let _ = link.queue.try_send(Work::Note(note));
         }
     }
 

@@ -12,6 +12,7 @@ use crate::storage::writer::Job;
 
 use super::background::DiskWork;
 use super::connection::Connection;
+use super::disk_threads;
 use super::event::{Event, LinkChange, Reply};
 use super::log_sink;
 use super::merge_thread::MergerWork;
@@ -121,6 +122,7 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
         announce(published, &position, outlets);
     }
     outlets.metrics.entries_applied.add(position.applied - published.applied);
+    outlets.metrics.state_hash_alarms.add(position.state_hash_alarms - published.state_hash_alarms);
     outlets.metrics.read_rounds.add(position.read_rounds - published.read_rounds);
     outlets.position.lock().clone_from(&position);
     *published = position;
@@ -146,9 +148,15 @@ fn announce(before: &Position, now: &Position, outlets: &Outlets) {
 }
 
 fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
+    if let Some(error) = &actions.fatal {
+        disk_threads::fatal(error);
+    }
     outlets.metrics.peer_messages_out.add(actions.send.len() as u64);
     for outgoing in actions.send {
         outlets.peers.send(outgoing);
+    }
+    for (peer, note) in actions.notes {
+        outlets.peers.send_note(peer, note);
     }
     for job in actions.jobs {
         if let Job::Batch(batch) = &job {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::event::{Event, Incoming, LinkChange};
 use crate::protocol::handshake::{Hello, LinkClass};
+use crate::protocol::peer::Note;
 use crate::raft::NodeId;
 use crate::storage::snapshot::Received;
 
@@ -17,6 +18,8 @@ use crate::storage::snapshot::Received;
 pub trait Inbox: Send + Sync {
     /// A message arrived.
     fn message(&self, incoming: Incoming);
+    /// A peer said something about states.
+    fn note(&self, peer: NodeId, note: Note);
     /// A link changed.
     fn link(&self, peer: NodeId, change: LinkChange);
     /// A snapshot of the leader of `term` arrived whole.
@@ -28,6 +31,10 @@ pub trait Inbox: Send + Sync {
 impl<C: Send + 'static> Inbox for Sender<Event<C>> {
     fn message(&self, incoming: Incoming) {
         let _ = self.send(Event::Peer(incoming));
+    }
+
+    fn note(&self, peer: NodeId, note: Note) {
+        let _ = self.send(Event::Note(peer, note));
     }
 
     fn link(&self, peer: NodeId, change: LinkChange) {
@@ -126,6 +133,16 @@ impl Registry {
         let current = open.links.get(&(peer, class)).is_some_and(|(other, _)| *other == age);
         if current {
             self.inbox.message(incoming);
+        }
+        current
+    }
+
+    /// Hands a note over if its link is still the current one; false if it is not.
+    pub fn deliver_note(&self, peer: NodeId, class: LinkClass, age: Age, note: Note) -> bool {
+        let open = self.open.lock();
+        let current = open.links.get(&(peer, class)).is_some_and(|(other, _)| *other == age);
+        if current {
+            self.inbox.note(peer, note);
         }
         current
     }

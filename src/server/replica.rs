@@ -9,6 +9,8 @@
 use std::sync::Arc;
 
 use crate::bugbank::planted;
+use crate::error::Error;
+use crate::protocol::peer::Note;
 use crate::raft::{EntryId, Message, Node, NodeId, RoleName, Sizes};
 use crate::storage::applier::Applier;
 use crate::storage::hinter::HintJob;
@@ -18,8 +20,10 @@ use crate::storage::record::{self, Kind};
 use crate::storage::retire::Discarded;
 use crate::storage::scrub::ScrubJob;
 use crate::storage::snapshot::OldState;
+use crate::storage::state_hash::{Checkpoint, StateHash};
 use crate::storage::writer::{Completion, Job};
 
+use super::comparison::Comparison;
 use super::event::{BackupRequest, ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
 use super::preparing::Preparing;
 use super::upkeep::Upkeep;
@@ -81,8 +85,12 @@ impl Default for Limits {
 /// What the threads around a replica are to do, in this order.
 #[derive(Debug)]
 pub struct Actions<C> {
+    /// This node must end at once, and do nothing of the rest.
+    pub fatal: Option<Error>,
     /// Messages for peers.
     pub send: Vec<Outgoing>,
+    /// What is to be said to peers about states.
+    pub notes: Vec<(NodeId, Note)>,
     /// Work for the log writer.
     pub jobs: Vec<Job>,
     /// The preparer is to make a segment that fits a record of this many bytes.
@@ -108,7 +116,9 @@ pub struct Actions<C> {
 impl<C> Default for Actions<C> {
     fn default() -> Self {
         Actions {
+            fatal: None,
             send: Vec::new(),
+            notes: Vec::new(),
             jobs: Vec::new(),
             prepare: None,
             hint: None,
@@ -162,6 +172,12 @@ pub struct Position {
     pub staged_bytes: u64,
     /// What the next segment is missing, if it could not be made: writes are refused as soon as the present one takes no more.
     pub no_room: Option<Arc<str>>,
+    /// The newest hash of its state that it compares with those of the others.
+    pub state_hash: Option<Checkpoint>,
+    /// As leader: that the nodes' states differ, and no majority says whose is right.
+    pub state_hash_alarm: Option<Arc<str>>,
+    /// How often that has been found since the start.
+    pub state_hash_alarms: u64,
     /// As leader: what each follower is known to match.
     pub matched: Vec<(NodeId, u64)>,
 }
@@ -191,6 +207,7 @@ pub struct Replica<C> {
     pub(super) disk: DiskWatch,
     preparing: Preparing,
     pub(super) upkeep: Upkeep,
+    pub(super) comparison: Comparison,
     confirmed_round: u64,
     pub(super) actions: Actions<C>,
 }
@@ -218,6 +235,7 @@ impl<C: Clone> Replica<C> {
             disk: DiskWatch::default(),
             preparing: Preparing::default(),
             upkeep: Upkeep::default(),
+            comparison: Comparison::default(),
             confirmed_round: 0,
             actions: Actions::default(),
         }
@@ -231,6 +249,11 @@ impl<C: Clone> Replica<C> {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.node.is_leader()
+    }
+
+    /// The hash of the state behind the last applied entry.
+    pub fn state_hash(&self) -> StateHash {
+        self.applier.hash()
     }
 
     /// Milliseconds that may pass before [`Replica::tick`] has something to do.
@@ -261,6 +284,9 @@ impl<C: Clone> Replica<C> {
             waiting: self.waiting.len(),
             staged_bytes: self.log.staged_bytes(),
             no_room: self.preparing.reason(self.now),
+            state_hash: self.applier.checkpoints().newest(),
+            state_hash_alarm: self.comparison.alarm(),
+            state_hash_alarms: self.comparison.alarms,
             matched: peers.filter_map(|peer| node.matched(*peer).map(|matched| (*peer, matched))).collect(),
         }
     }
@@ -286,6 +312,7 @@ impl<C: Clone> Replica<C> {
             Event::Client(batch) => self.on_client(batch),
             Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
+            Event::Note(from, note) => self.on_note(from, note),
             Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
             Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
@@ -336,6 +363,7 @@ impl<C: Clone> Replica<C> {
         self.ask_for_segment();
         self.confirmed_round = self.confirmed_round.max(ready.confirmed_round);
         self.apply(ready.commit);
+        self.compare();
         self.keep_up(ready.snapshots);
         let pin = || self.log.state_at(&self.applier);
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), pin, &mut self.actions.replies);

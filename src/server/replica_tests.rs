@@ -232,3 +232,53 @@ fn a_value_that_needs_a_segment_of_its_own_is_refused_with_its_size() {
     alone.pass(1_500);
     assert!(matches!(set(&mut alone, 3 << 20), Outcome::Written { .. }));
 }
+
+/// Writes until some hash of the state has been kept, which is returned.
+fn until_checkpoint(alone: &mut Alone) -> Checkpoint {
+    loop {
+        alone.ask(&Operation::Set { key: b"key", value: b"value" });
+        if let Some(newest) = alone.replica.position().state_hash {
+            return newest;
+        }
+    }
+}
+
+#[test]
+fn a_leader_tells_whoever_differs_from_a_majority_and_nobody_else() {
+    let mut alone = Alone::new(Limits::default());
+    alone.lead();
+    let own = until_checkpoint(&mut alone);
+    let other = Checkpoint { hash: StateHash::START, ..own };
+    for (peer, told, expected) in [
+        (2, own, vec![]),
+        (2, other, vec![(NodeId(2), Note::Diverged { index: own.index, expected: own.hash, found: other.hash })]),
+        // What the second has told was answered.
+        (3, own, vec![]),
+        // Nothing is known of that entry here.
+        (2, Checkpoint { index: 4 * own.index, ..other }, vec![]),
+    ] {
+        alone.replica.handle(Event::Note(NodeId(peer), Note::StateHash(told)));
+        let actions = alone.turn();
+        assert_eq!(actions.notes, expected, "{told:?}");
+        assert!(actions.fatal.is_none() && alone.replica.position().state_hash_alarm.is_none());
+    }
+}
+
+#[test]
+fn a_node_ends_over_what_it_has_told_of_its_present_state_and_nothing_else() {
+    let mut alone = Alone::new(Limits::default());
+    alone.lead();
+    let Checkpoint { index, hash } = until_checkpoint(&mut alone);
+    let other = StateHash::START;
+    for (note, ends) in [
+        (Note::Diverged { index, expected: hash, found: other }, false),
+        (Note::Diverged { index, expected: hash, found: hash }, false),
+        (Note::Diverged { index: 2 * index, expected: other, found: hash }, false),
+        (Note::Diverged { index, expected: other, found: hash }, true),
+    ] {
+        alone.replica.handle(Event::Note(NodeId(2), note));
+        let fatal = alone.turn().fatal.map(|error| (error.exit_code(), error.to_string()));
+        assert_eq!(fatal.is_some(), ends, "{note:?}: {fatal:?}");
+        assert!(fatal.is_none_or(|(code, text)| code == 7 && text.contains(&hash.to_string()) && text.contains(&other.to_string())));
+    }
+}

@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::raft::{Node, Settings};
+use crate::storage::applier::Applier;
 use crate::storage::directory::{Directory, Opened};
 use crate::storage::disk::Disk;
 use crate::storage::real::RealDisk;
@@ -34,6 +35,9 @@ use super::{accept, admin, founding, identity, join, log_sink, sockets};
 
 /// Open files that are kept for segments and peers.
 const FILES_RESERVED: usize = 512;
+
+/// Names the entry whose effect this node is to lose, for tests of what the others do about it. Builds for users do not look at it.
+const LOSE_VARIABLE: &str = "APEXKV_TEST_LOSE_ENTRY";
 
 type Inbox = Sender<Event<Arc<Connection>>>;
 
@@ -167,12 +171,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let identity = directory.identity();
     let marks = directory.take_marks();
     let options = storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes };
-    let Opened { lock, founding, node: own, hard_state, log, applier, store, commit, floor, snapshots, workers, .. } =
+    let Opened { lock, founding, node: own, hard_state, log, mut applier, store, commit, floor, snapshots, workers, .. } =
         directory.open_log(&options)?;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
     let disk = DiskThreads::start(workers, &inbox, &metrics)?;
+    lose_as_told(&mut applier);
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
         PeersConfig {
@@ -222,6 +227,16 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk.stop();
     drop(lock);
     Ok(())
+}
+
+fn lose_as_told(applier: &mut Applier) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    if let Some(index) = std::env::var(LOSE_VARIABLE).ok().and_then(|text| text.parse().ok()) {
+        log::warn!("{LOSE_VARIABLE} is set: this node loses the effect of entry {index}");
+        applier.lose(index);
+    }
 }
 
 /// With the default heartbeat, a follower that had no room for an append gets it again after this time at the latest, long before the

@@ -54,7 +54,7 @@ pub(super) fn receive(shared: &Shared, stream: &Arc<TcpStream>, peer: NodeId, he
     if begin.term < term {
         return link.fail(&format!("term {} of this snapshot is over, this node is in term {term}", begin.term));
     }
-    let make = || shared.snapshots.begin(begin.last);
+    let make = || shared.snapshots.begin(begin.last, begin.hash);
     let mut half = match shared.intake.claim(peer, begin, stream, shared.timing.handshake, make) {
         Ok(half) => half,
         Err(reason) => return link.fail(&reason),

@@ -76,6 +76,7 @@ impl SnapshotSender {
         let begin = Begin {
             term: snapshot.term,
             last: snapshot.snapshot.last,
+            hash: snapshot.snapshot.hash,
             transfer: rand::random(),
             files: snapshot.snapshot.files(),
             bytes: snapshot.snapshot.bytes(),

@@ -11,9 +11,10 @@ use crate::protocol::snapshot::{self, Begin, Said, behind};
 use crate::raft::EntryId;
 use crate::storage::record::{self, Operation};
 use crate::storage::snapshot::{Position, Received};
+use crate::storage::state_hash::StateHash;
 
 const LAST: EntryId = EntryId { term: 1, index: 9 };
-const BEGIN: Begin = Begin { term: 1, last: LAST, transfer: 5, files: 2, bytes: 100 };
+const BEGIN: Begin = Begin { term: 1, last: LAST, transfer: 5, files: 2, bytes: 100, hash: StateHash::START };
 const START: Position = Position { file: 0, record: 0 };
 
 /// Node 1, which receives, and the control link of node 2, which sends.

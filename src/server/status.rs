@@ -106,6 +106,8 @@ impl NodeView for StatusView {
             "requests_waiting": position.waiting,
             "staged_bytes": position.staged_bytes,
             "no_room": position.no_room.as_deref(),
+            "state_hash": position.state_hash.map(|newest| json!({ "index": newest.index, "hash": newest.hash.to_string() })),
+            "state_hash_alarm": position.state_hash_alarm.as_deref(),
             "uptime_ms": self.started.elapsed().as_millis() as u64,
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": apexkv_client::protocol::PROTOCOL_VERSION,

@@ -159,7 +159,7 @@ impl<C: Clone> Replica<C> {
         }
         if let Some(job) = self.log.next_hint(self.applier.applied()) {
             let (first, last) = job.range();
-            self.actions.hint = Some(job.with_effects(self.applier.effects(first, last)));
+            self.actions.hint = Some(job.with_effects(self.applier.effects(first, last), self.applier.hash_behind(last)));
             self.upkeep.hint.running = true;
         }
     }
@@ -291,7 +291,7 @@ impl<C: Clone> Replica<C> {
     fn installed(&mut self) {
         let Some(received) = self.upkeep.installing.take() else { panic!("a snapshot was installed that nobody asked for") };
         let last = received.last;
-        self.applier.installed(last.index);
+        self.applier.installed(last.index, received.hash);
         self.actions.old_state = Some(self.log.installed(received));
         self.node.snapshot_installed(last, self.node.config().clone());
         // Files that were in the way are gone.

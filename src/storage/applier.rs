@@ -5,6 +5,7 @@ use super::keydir::Value;
 use super::location::Location;
 use super::record::{self, Kind, Operation, Record};
 use super::state::State;
+use super::state_hash::{Checkpoints, Hashed, Met, RollingHash, StateHash};
 use super::store::{Located, Store};
 use crate::bugbank::planted;
 use crate::raft::EntryId;
@@ -42,6 +43,8 @@ struct Pending {
     id: EntryId,
     location: Location,
     operations: usize,
+    /// Of its record's header.
+    crc: u32,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,9 @@ pub struct Applier {
     /// The operations of all pending entries, one entry after another.
     operations: VecDeque<PendingOperation>,
     effects: Effects,
+    hash: RollingHash,
+    /// For tests of what happens when memory and log disagree: the entry whose effect this node is to lose.
+    lost: Option<u64>,
 }
 
 /// For each applied entry of the log that no hint covers, whether its operations took effect.
@@ -87,11 +93,12 @@ pub fn is_well_formed(record: &Record<'_>) -> bool {
 }
 
 impl Applier {
-    /// Starts behind the entry `applied`, whose state the store has.
-    pub(super) fn new(store: Arc<Store>, applied: u64) -> Applier {
+    /// Starts behind the entry `applied`, whose state the store has, with the hash behind that entry.
+    pub(super) fn new(store: Arc<Store>, applied: u64, hash: StateHash) -> Applier {
         store.set_applied(applied);
         let effects = Effects { first: applied + 1, took: VecDeque::new() };
-        Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new(), effects }
+        let hash = RollingHash::new(applied, hash);
+        Applier { store, applied, pending: VecDeque::new(), operations: VecDeque::new(), effects, hash, lost: None }
     }
 
     /// Takes over what applying these records will need: sealed, checked, one after another, in log order. Their places follow with
@@ -100,12 +107,12 @@ impl Applier {
         let mut rest = records;
         while !rest.is_empty() {
             let (record, bytes) = record::view(rest);
-            self.stage_record(&record);
+            self.stage_record(&record, record::header_crc(rest));
             rest = &rest[bytes..];
         }
     }
 
-    fn stage_record(&mut self, record: &Record<'_>) {
+    fn stage_record(&mut self, record: &Record<'_>, crc: u32) {
         let id = record.id;
         let last = self.pending.back().map_or(self.applied, |pending| pending.id.index);
         assert!(id.index == last + 1, "{id} is staged behind {last}");
@@ -123,7 +130,7 @@ impl Applier {
                 operations += 1;
             }
         }
-        self.pending.push_back(Pending { id, location: Location::default(), operations });
+        self.pending.push_back(Pending { id, location: Location::default(), operations, crc });
     }
 
     /// A condition decided against what is applied here by chance, not what stands before the entry.
@@ -176,27 +183,49 @@ impl Applier {
         self.effects.took.range(position(first)..=position(last)).copied().collect()
     }
 
+    /// The hash of the state behind the last entry of a segment whose entries are applied; known until [`Applier::forget_effects`].
+    pub fn hash_behind(&self, last: u64) -> StateHash {
+        self.hash.behind(last)
+    }
+
+    /// The hash of the state behind the last applied entry.
+    pub fn hash(&self) -> StateHash {
+        self.hash.now()
+    }
+
+    /// The hashes that nodes compare: behind the newest of the entries that were applied here since the start.
+    pub fn checkpoints(&self) -> &Checkpoints {
+        self.hash.checkpoints()
+    }
+
+    /// Makes this node lose the effect of an entry, as memory that fails would, for tests: it goes on as if the entry had taken effect.
+    pub fn lose(&mut self, index: u64) {
+        self.lost = Some(index);
+    }
+
     /// A hint names what took effect up to `last`.
     pub fn forget_effects(&mut self, last: u64) {
         while self.effects.first <= last && self.effects.took.pop_front().is_some() {
             self.effects.first += 1;
         }
+        self.hash.forget(last);
         self.store.write().hinted(last);
     }
 
-    /// A snapshot has taken the place of everything up to `last`: what waits is forgotten.
-    pub fn installed(&mut self, last: u64) {
+    /// A snapshot has taken the place of everything up to `last`, behind which the state has this hash: what waits is forgotten.
+    pub fn installed(&mut self, last: u64, hash: StateHash) {
         assert!(last > self.applied, "a snapshot up to {last} was installed behind {}", self.applied);
         self.pending.clear();
         self.operations.clear();
         self.applied = last;
         self.effects = Effects { first: last + 1, took: VecDeque::new() };
+        self.hash = RollingHash::new(last, hash);
     }
 
     /// Locks the index for applying some entries; readers wait until the slice is dropped, so it must be a short one.
     pub fn slice(&mut self) -> Slice<'_> {
-        let Applier { store, applied, pending, operations, effects } = self;
-        Slice { state: store.write(), store, applied, pending, operations, effects }
+        let Applier { store, applied, pending, operations, effects, hash, lost } = self;
+        Slice { state: store.write(), store, applied, pending, operations, effects, hash, lost: *lost }
     }
 }
 
@@ -209,6 +238,8 @@ pub struct Slice<'a> {
     pending: &'a mut VecDeque<Pending>,
     operations: &'a mut VecDeque<PendingOperation>,
     effects: &'a mut Effects,
+    hash: &'a mut RollingHash,
+    lost: Option<u64>,
 }
 
 impl Slice<'_> {
@@ -219,12 +250,21 @@ impl Slice<'_> {
         assert_eq!(entry.id.index, *self.applied + 1, "entries are applied in log order");
         *self.applied = entry.id.index;
         let failed = self.operations.iter().take(entry.operations).find_map(|operation| failure(&self.state, operation));
-        for operation in self.operations.drain(..entry.operations) {
-            if failed.is_none() {
-                take_effect(&mut self.state, operation, &entry);
-            }
+        let mut met = Met::default();
+        if let Some(Effect::Conflict { current }) = failed {
+            met.version(current);
         }
-        self.effects.took.push_back(failed.is_none() && entry.operations > 0);
+        for operation in self.operations.drain(..entry.operations).filter(|_| failed.is_none()) {
+            met.version(if self.lost == Some(entry.id.index) {
+                self.state.version(&operation.key)
+            } else {
+                take_effect(&mut self.state, operation, &entry)
+            });
+        }
+        let took = failed.is_none() && entry.operations > 0;
+        self.effects.took.push_back(took);
+        let EntryId { index, term } = entry.id;
+        self.hash.applied(entry.location.segment, &Hashed { index, term, crc: entry.crc, took, met });
         let effect = failed.unwrap_or(if entry.operations == 0 { Effect::None } else { Effect::Written });
         Applied { id: entry.id, effect }
     }
@@ -261,14 +301,13 @@ fn failure(state: &State, operation: &PendingOperation) -> Option<Effect> {
     }
 }
 
-fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) {
+/// Returns the version that the key had, 0 if it was absent.
+fn take_effect(state: &mut State, operation: PendingOperation, entry: &Pending) -> u64 {
     match operation.action {
-        Action::Delete => {
-            state.delete(&operation.key, entry.id.index);
-        }
+        Action::Delete => state.delete(&operation.key, entry.id.index),
         Action::Set { value_bytes } | Action::CompareAndSet { value_bytes, .. } => {
             let value = Value { version: entry.id.index, location: entry.location, value_bytes };
-            state.put(&operation.key, value);
+            state.put(&operation.key, value)
         }
     }
 }

@@ -5,7 +5,7 @@
 //! ```text
 //! offset size field
 //!      0    8 magic          "ApexKVhi"
-//!      8    4 version        1
+//!      8    4 version        2
 //!     12    4 CRC            of all other bytes of the file
 //!     16   16 cluster id
 //!     32   16 node uuid      of the segment
@@ -18,26 +18,30 @@
 //!     80    8 end            where the segment is sealed
 //!     88    8 last batch     no batch of the segment has a higher number
 //!     96    8 keys           how many
-//!    104    … runs           first index u64, term u64 each
+//!    104    8 state hash     behind the last entry, 0 if it is not known; version 1 has no such field
+//!    112    … runs           first index u64, term u64 each
 //!      …    … memberships    index u64, length u32, payload of the record each
 //!      …    … offsets        u32 for each entry: where its record starts
 //!      …    … keys           version u64, offset u32, record bytes u32, value bytes u32 (2^32 - 1: deleted), key length u32, key each
 //! ```
 //!
 //! The hint of a data file begins with "ApexKVhd" and has neither terms nor memberships nor offsets: *first index* and *last index* are the
-//! lowest and the highest of its versions.
+//! lowest and the highest of its versions. A state hash belongs to no data file.
 
 use super::bytes::Fields;
 use super::record;
 use super::segment::{HEADER_BLOCK, SegmentHeader, number_in};
+use super::state_hash::StateHash;
 use crate::bugbank::planted;
 use crate::error::Result;
 use crate::raft::Config;
 
 const MAGIC: [u8; 8] = *b"ApexKVhi";
 const DATA_MAGIC: [u8; 8] = *b"ApexKVhd";
-const VERSION: u32 = 1;
-const FRONT_BYTES: usize = 104;
+const VERSION: u32 = 2;
+const FRONT_BYTES: usize = 112;
+/// The front that all versions have.
+const FRONT_BYTES_MIN: usize = 104;
 const DELETED: u32 = u32::MAX;
 
 /// What is known of one key at the end of a segment.
@@ -72,6 +76,8 @@ pub(super) struct HintLog {
     pub(super) configs: Vec<(u64, Config)>,
     /// Where each entry's record starts.
     pub(super) offsets: Vec<u32>,
+    /// The hash of the state behind the last entry.
+    pub(super) hash: StateHash,
 }
 
 /// The name of a segment's hint file.
@@ -96,7 +102,7 @@ pub(super) fn encode(header: &SegmentHeader, log: &HintLog, keys: &[HintKey<'_>]
     for number in [header.id, log.runs.len() as u32, log.configs.len() as u32, 0] {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    for number in [log.first, log.last, log.end, log.last_batch, keys.len() as u64] {
+    for number in [log.first, log.last, log.end, log.last_batch, keys.len() as u64, log.hash.number()] {
         out.extend_from_slice(&number.to_le_bytes());
     }
     for (first, term) in &log.runs {
@@ -148,7 +154,7 @@ pub(super) struct Hint {
 impl Hint {
     /// Checks a hint file's bytes against the segment whose header is `header`. The error says why they are not its hint.
     pub(super) fn decode(bytes: Vec<u8>, header: &SegmentHeader) -> std::result::Result<Hint, String> {
-        if bytes.len() < FRONT_BYTES || bytes[..8] != *magic(header) {
+        if bytes.len() < FRONT_BYTES_MIN || bytes[..8] != *magic(header) {
             return Err(format!("its {} bytes do not start like a hint file of {}", bytes.len(), header.name()));
         }
         let mut fields = Fields::new(&bytes[8..]);
@@ -157,14 +163,15 @@ impl Hint {
         if file_crc(&bytes) != crc && !planted(60) {
             return Err("its bytes do not match its CRC".to_owned());
         }
-        if version != VERSION {
-            return Err(format!("it has format version {version}, this program knows {VERSION}"));
+        if !(1..=VERSION).contains(&version) {
+            return Err(format!("it has format version {version}, this program knows those up to {VERSION}"));
         }
         let owner = (fields.u128(), fields.u128(), fields.u32());
         if owner != (Some(header.cluster), Some(header.node), Some(header.id)) {
             return Err(format!("it belongs to another segment than {}", header.name()));
         }
-        let (log, keys_at) = decode_log(&bytes, &mut fields, header.data).ok_or("its list of entries does not follow the format")?;
+        let (log, keys_at) =
+            decode_log(&bytes, &mut fields, version, header.data).ok_or("its list of entries does not follow the format")?;
         if log.end > header.length {
             return Err(format!("it ends at {}, its segment at {}", log.end, header.length));
         }
@@ -226,10 +233,11 @@ impl Hint {
     }
 }
 
-fn decode_log(bytes: &[u8], fields: &mut Fields<'_>, data: bool) -> Option<(HintLog, usize)> {
+fn decode_log(bytes: &[u8], fields: &mut Fields<'_>, version: u32, data: bool) -> Option<(HintLog, usize)> {
     let (runs, configs, _zero) = (fields.u32()?, fields.u32()?, fields.u32()?);
     let (first, last, end, last_batch, _keys) = (fields.number()?, fields.number()?, fields.u64()?, fields.number()?, fields.u64()?);
-    let mut log = HintLog { first, last, end, last_batch, ..HintLog::default() };
+    let hash = StateHash::from_number(if version >= 2 { fields.u64()? } else { 0 });
+    let mut log = HintLog { first, last, end, last_batch, hash, ..HintLog::default() };
     if data {
         return (runs == 0 && configs == 0 && first <= last).then(|| (log, bytes.len() - fields.left()));
     }
@@ -335,6 +343,15 @@ pub(super) fn read(disk: &dyn super::disk::Disk, header: &SegmentHeader) -> Resu
     Ok(Hint::decode(bytes, header).map_err(|reason| format!("{name} cannot be used: {reason}")))
 }
 
+/// Makes of a hint's bytes what the first version of the format would have been.
+#[cfg(test)]
+pub(super) fn into_first_version(bytes: &mut Vec<u8>) {
+    bytes.drain(FRONT_BYTES_MIN..FRONT_BYTES);
+    bytes[8] = 1;
+    let crc = file_crc(bytes);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -357,6 +374,7 @@ mod tests {
             runs: vec![(10, 2), (12, 5)],
             configs: vec![(11, Config { voters: vec![NodeId(1)], learners: vec![] })],
             offsets: vec![4192, 5000, 6000, 7000],
+            hash: StateHash::START,
         }
     }
 
@@ -374,6 +392,16 @@ mod tests {
             assert!(Hint::decode(changed, &header(4)).is_err(), "byte {at}");
             assert!(Hint::decode(bytes[..at].to_vec(), &header(4)).is_err(), "cut to {at}");
         }
+    }
+
+    #[test]
+    fn a_hint_of_the_first_version_is_read_and_knows_no_state_hash() {
+        let bytes = encode(&header(4), &log(), &[key(b"a", 10, Some(5))]);
+        let mut old = bytes;
+        into_first_version(&mut old);
+        let hint = Hint::decode(old, &header(4)).expect("an older format is read");
+        assert_eq!(hint.log, HintLog { hash: StateHash::UNKNOWN, ..log() });
+        assert_eq!(hint.keys().count(), 1);
     }
 
     #[test]

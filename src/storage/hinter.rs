@@ -7,6 +7,7 @@ use super::preparer::{PrepareError, is_shortage};
 use super::record::{self, Kind, Operation};
 use super::reserve::Reserve;
 use super::segment::Segment;
+use super::state_hash::StateHash;
 use crate::bugbank::planted;
 use crate::error::Error;
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub struct Hinted {
     pub(super) last: u64,
     /// Where it is sealed.
     pub(super) end: u64,
+    /// The hash of the state behind its last entry.
+    pub(super) hash: StateHash,
 }
 
 impl HintJob {
@@ -41,9 +44,10 @@ impl HintJob {
         (self.log.first, self.log.last)
     }
 
-    /// Adds what the entries of [`HintJob::range`] did, in their order.
-    pub fn with_effects(self, effects: Vec<bool>) -> HintJob {
+    /// Adds what the entries of [`HintJob::range`] did, in their order, and the hash of the state behind the last.
+    pub fn with_effects(mut self, effects: Vec<bool>, hash: StateHash) -> HintJob {
         assert_eq!(effects.len(), self.log.offsets.len(), "one effect for each entry of {:?}", self.segment);
+        self.log.hash = hash;
         HintJob { effects, ..self }
     }
 }
@@ -99,7 +103,7 @@ impl Hinter {
                 PrepareError::Fatal(Error::Io { doing, source: error })
             }
         })?;
-        Ok(Hinted { id: job.segment.id(), last: job.log.last, end: job.log.end })
+        Ok(Hinted { id: job.segment.id(), last: job.log.last, end: job.log.end, hash: job.log.hash })
     }
 }
 

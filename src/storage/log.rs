@@ -9,6 +9,7 @@ use super::record::{self, Kind};
 use super::retire::MergeState;
 use super::segment::{HEADER_BLOCK, Segment};
 use super::stage::{self, Stage};
+use super::state_hash::StateHash;
 use super::store::Store;
 use super::writer::{Completion, Edit, Job};
 use crate::raft::{Config, EntryId, TermRun};
@@ -46,12 +47,15 @@ pub(super) struct LogSegment {
     pub(super) sealed: Option<u64>,
     /// Whether a hint covers it; such segments are a prefix of the log.
     pub(super) hinted: bool,
+    /// The hash of the state behind the last entry, once it is hinted.
+    pub(super) hash: StateHash,
 }
 
 impl LogSegment {
     /// A segment without entries, whose first will be `first`.
     pub(super) fn new(segment: Arc<Segment>, first: u64) -> LogSegment {
-        LogSegment { segment, first, offsets: Vec::new(), bases: Vec::new(), end: HEADER_BLOCK, sealed: None, hinted: false }
+        let (offsets, bases, hash) = (Vec::new(), Vec::new(), StateHash::UNKNOWN);
+        LogSegment { segment, first, offsets, bases, end: HEADER_BLOCK, sealed: None, hinted: false, hash }
     }
 
     /// One past the index of its last entry.
@@ -75,6 +79,8 @@ pub struct Log {
     pub(super) usual_capacity: u64,
     /// The entry before the first.
     pub(super) base: EntryId,
+    /// The hash of the state behind the base.
+    pub(super) base_hash: StateHash,
     /// First index and term of each run of entries of one term.
     pub(super) terms: Vec<(u64, u64)>,
     pub(super) configs: Vec<(u64, Config)>,
@@ -324,7 +330,8 @@ impl Log {
             }
             Completion::Hinted(hinted) => {
                 let holder = self.segments.iter_mut().find(|holder| holder.segment.id() == hinted.id);
-                holder.unwrap_or_else(|| panic!("{hinted:?} is no longer in the log")).hinted = true;
+                let holder = holder.unwrap_or_else(|| panic!("{hinted:?} is no longer in the log"));
+                (holder.hinted, holder.hash) = (true, hinted.hash);
             }
             Completion::Retired(retirement) => self.retired(retirement),
             Completion::Merged(merged) => self.merged(merged),
@@ -334,8 +341,17 @@ impl Log {
 
     /// Hints name what took effect up to this index; the entry before the first one if there is no hint.
     pub fn hinted(&self) -> u64 {
-        let next = self.segments.partition_point(|holder| holder.hinted).checked_sub(1);
-        next.map_or(self.base.index, |last| self.segments[last].next() - 1)
+        self.last_hinted().map_or(self.base.index, |last| last.next() - 1)
+    }
+
+    /// The hash of the state behind the entry up to which hints reach.
+    pub(super) fn hinted_hash(&self) -> StateHash {
+        self.last_hinted().map_or(self.base_hash, |last| last.hash)
+    }
+
+    fn last_hinted(&self) -> Option<&LogSegment> {
+        let after = self.segments.partition_point(|holder| holder.hinted);
+        after.checked_sub(1).and_then(|last| self.segments.get(last))
     }
 
     /// The oldest segment that has no hint, if it may get one: its seal is durable, and all its entries up to `applied` are applied. The
@@ -350,7 +366,16 @@ impl Log {
         let mut runs = vec![(holder.first, self.terms[after - 1].1)];
         runs.extend(self.terms[after..].iter().take_while(|(first, _)| *first <= last));
         let configs = self.configs.iter().filter(|(index, _)| (holder.first..=last).contains(index)).cloned().collect();
-        let log = HintLog { first: holder.first, last, end: holder.end, last_batch, runs, configs, offsets: holder.offsets.clone() };
+        let log = HintLog {
+            first: holder.first,
+            last,
+            end: holder.end,
+            last_batch,
+            runs,
+            configs,
+            offsets: holder.offsets.clone(),
+            ..HintLog::default()
+        };
         Some(HintJob { segment: Arc::clone(&holder.segment), log, effects: Vec::new() })
     }
 

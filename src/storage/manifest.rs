@@ -3,6 +3,7 @@
 
 use super::bytes::Fields;
 use super::segment::file_name;
+use super::state_hash::StateHash;
 use crate::error::Result;
 use crate::raft::EntryId;
 
@@ -15,7 +16,7 @@ pub(super) const CAPACITY: usize = 1 << 20;
 pub(super) const ID_MAX: u32 = 1 << 31;
 
 const VERSION: u32 = 3;
-const FRONT_BYTES: usize = 64;
+const FRONT_BYTES: usize = 72;
 /// Entries that segments leave for the outputs of merges and for received files, so that a full list can become shorter again.
 const RESERVED: usize = 256;
 const ENTRY_BYTES: usize = 56;
@@ -88,10 +89,12 @@ pub(super) struct Listed {
 }
 
 /// The list, and what the log starts from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     /// The entry before the first one that segments hold; zero as long as nothing is compacted.
     pub(super) base: EntryId,
+    /// The hash of the state behind the base.
+    pub(super) base_hash: StateHash,
     /// Applied and durable here when this version was written.
     pub(super) applied: u64,
     /// The highest number ever listed; numbers are not used again.
@@ -104,6 +107,22 @@ pub(super) struct Manifest {
     pub(super) distrusted: bool,
     /// In the order in which they were listed.
     pub(super) segments: Vec<Listed>,
+}
+
+impl Default for Manifest {
+    /// Lists nothing, and starts from the empty state.
+    fn default() -> Manifest {
+        Manifest {
+            base: EntryId::default(),
+            base_hash: StateHash::START,
+            applied: 0,
+            last_id: 0,
+            decided: 0,
+            floor: EntryId::default(),
+            distrusted: false,
+            segments: Vec::new(),
+        }
+    }
 }
 
 impl Manifest {
@@ -132,7 +151,7 @@ impl Manifest {
         out.extend_from_slice(&self.base.index.to_le_bytes());
         out.extend_from_slice(&self.applied.to_le_bytes());
         out.extend_from_slice(&self.last_id.to_le_bytes());
-        for number in [self.decided, self.floor.term, self.floor.index] {
+        for number in [self.decided, self.floor.term, self.floor.index, self.base_hash.number()] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&u32::from(self.distrusted).to_le_bytes());
@@ -182,6 +201,7 @@ impl Manifest {
         if version >= 3 {
             manifest.decided = fields.number()?;
             manifest.floor = EntryId { term: fields.number()?, index: fields.number()? };
+            manifest.base_hash = StateHash::from_number(fields.u64()?);
             manifest.distrusted = fields.u32().filter(|flag| *flag < 2)? == 1;
         }
         for _ in 0..count {
@@ -212,6 +232,7 @@ mod tests {
         let listed = |id, state| Listed { id, node: 7, length: 1 << 20, state };
         let manifest = Manifest {
             base: EntryId { term: 1, index: 2 },
+            base_hash: StateHash::from_number(9),
             applied: 3,
             last_id: 4,
             decided: 0,

@@ -38,20 +38,25 @@
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
 //! Slot files are described in [`slots`]: their payload is replaced as a whole, in preallocated places, so that neither a restart
-//! nor a vote needs new disk space. Payloads begin with their format version, `u32`: 2 for the manifest, 1 for all others. A higher one is
+//! nor a vote needs new disk space. Payloads begin with their format version, `u32`: 3 for the manifest, 1 for all others. A higher one is
 //! refused with a message; a manifest of version 1, which knows no hints, is read.
 //!
 //! ```text
 //! identity    version u32, uuid u128, boot u64, nonce u64, id (length u16, UTF-8)
 //! cluster     version u32, cluster id u128, members u32, for each: uuid u128, id (length u16, UTF-8); CRC u32 of all before
 //! hardstate   version u32, vote u32 (0: none), term u64
-//! manifest    version u32, segments u32, base term u64, base index u64, applied u64, last number u32, then for each segment:
-//!               number u32, state u32 (0 open, 1 sealed, 2 dropped, 3 sealed and hinted), node uuid u128, length u64,
-//!               first index u64, last index u64, offset u64 (the last three only if sealed, else 0)
+//! manifest    version u32, segments u32, base term u64, base index u64, applied u64, last number u32,
+//!               decided u64, floor term u64, floor index u64, base hash u64, then for each segment:
+//!               number u32, state u32 (0 open, 1 sealed, 2 dropped, 3 sealed and hinted, 4 the same and no longer in the log,
+//!               5 a data file, 6 put aside because of damage), node uuid u128, length u64,
+//!               first index u64, last index u64, offset u64 (the last three 0 for 0, 2 and 6)
 //! ```
 //!
 //! *base* is the entry before the first one in any segment, zero as long as nothing is compacted. *applied* is min(applied, durable)
 //! when the manifest was written. *last number* is the highest that was ever listed; numbers are not used again.
+//! Of segments up to the entry *decided* the hints are needed, because a merge has left out what their conditions were decided against.
+//! *floor* is the last entry of a log that was put aside, until the log has reached it again. *base hash* is the state hash behind
+//! the base.
 //!
 //! # Segment
 //!
@@ -126,6 +131,13 @@
 //!   no loss: that segment and all behind it are read, and get their hints anew.
 //! * Records of a hinted segment are not read at a start. Each is checked when its value is read or it is sent to another node; damage is
 //!   refused there, with file and offset.
+//!
+//! # State hash
+//!
+//! The applier keeps a rolling hash of what it applies ([`state_hash`]), so that nodes can find out whether their states are the same. It
+//! must survive what takes entries out of sight: a hint holds the hash behind its segment's last entry, the manifest the one behind the
+//! base, and a snapshot travels with the one behind its last entry. A start goes on from the last of these that it believes. A hint
+//! without a hash is one of an older format: its segment is read once more, as long as that is possible, and gets another.
 //!
 //! # A full disk
 //!
@@ -232,6 +244,7 @@ pub mod snapshot;
 mod stage;
 mod state;
 pub mod state_at;
+pub mod state_hash;
 pub mod store;
 mod tail;
 pub mod writer;

@@ -15,6 +15,7 @@ use super::manifest::{Manifest, State};
 use super::recovery::open_listed;
 use super::scan::header_at;
 use super::segment::{HEADER_BLOCK, Segment};
+use super::state_hash::StateHash;
 use super::tail;
 use super::writer::LogWriter;
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
             listed.state = State::Quarantined;
         }
     }
-    (writer.manifest.floor, writer.manifest.base) = (floor, EntryId::default());
+    (writer.manifest.floor, writer.manifest.base, writer.manifest.base_hash) = (floor, EntryId::default(), StateHash::START);
     (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
     writer.write_manifest()
 }

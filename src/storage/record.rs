@@ -206,6 +206,12 @@ pub fn parse_header(bytes: &[u8]) -> Result<(usize, EntryId), BadRecord> {
     Ok((HEADER_BYTES + body, EntryId { index: get_u64(bytes, 8), term: get_u64(bytes, 16) }))
 }
 
+/// The CRC of the header of the record at the start of `bytes`, which covers everything about it but the payload, and that one's CRC too.
+/// Only for records that were checked or sealed before.
+pub(super) fn header_crc(bytes: &[u8]) -> u32 {
+    get_u32(bytes, 28)
+}
+
 /// Parses and checks the record at the start of `bytes`; also returns its total size.
 pub fn parse(bytes: &[u8]) -> Result<(Record<'_>, usize), BadRecord> {
     let (total, id) = parse_header(bytes)?;

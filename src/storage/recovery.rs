@@ -180,7 +180,8 @@ fn read(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Op
 /// Seals what was interrupted, sweeps what is not needed, and puts everything together.
 fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) -> Result<Recovered> {
     let Found { sorted, unlisted, scan, edits, active } = found;
-    let (base, last, store) = (writer.manifest.base, scan.last, Arc::clone(scan.store()));
+    let (base, base_hash) = (writer.manifest.base, writer.manifest.base_hash);
+    let (last, store) = (scan.last, Arc::clone(scan.store()));
     let Scan { segments, terms, configs, applier, chain, commit, unproved, .. } = scan;
     writer.chain = chain;
     if !edits.is_empty() {
@@ -201,6 +202,7 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
         store: Arc::clone(&store),
         usual_capacity: options.segment_bytes.saturating_sub(HEADER_BLOCK + batch::HEADER_BYTES),
         base,
+        base_hash,
         terms,
         configs,
         segments,
@@ -224,9 +226,9 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
 /// hints were believed.
 pub(super) fn scan_sealed(disk: &dyn Disk, cluster: u128, manifest: &Manifest, sorted: &mut Sorted) -> Result<(Scan, usize)> {
     let store = Arc::new(Store::default());
-    let Loaded { logs, last_batch } = load_hints(disk, manifest.decided, sorted, &store)?;
-    let hinted = logs.last().map_or(manifest.base.index, |hint| hint.last);
-    let applier = Applier::new(Arc::clone(&store), hinted);
+    let Loaded { logs, last_batch } = load_hints(disk, manifest, sorted, &store)?;
+    let (hinted, hash) = logs.last().map_or((manifest.base.index, manifest.base_hash), |hint| (hint.last, hint.hash));
+    let applier = Applier::new(Arc::clone(&store), hinted, hash);
     let mut scan = Scan::new(cluster, manifest.base, manifest.applied, store, applier);
     scan.chain.sequence = last_batch;
     let believed = logs.len();
@@ -285,7 +287,7 @@ pub(super) fn load_files(disk: &dyn Disk, files: &[File]) -> Result<Index> {
 /// Loads the keys of what has left the log and of the hinted segments at its front: together they are the state at the end of the latter.
 /// The hint of a segment in the log that cannot be believed is no loss, as long as the conditions of its entries can be decided again: it
 /// and those behind it are read instead, and get another.
-fn load_hints(disk: &dyn Disk, decided: u64, sorted: &mut Sorted, store: &Store) -> Result<Loaded> {
+fn load_hints(disk: &dyn Disk, manifest: &Manifest, sorted: &mut Sorted, store: &Store) -> Result<Loaded> {
     let mut loader = Loader { store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 };
     let mut loaded = Loaded { logs: Vec::new(), last_batch: 0 };
     for file in &mut sorted.files {
@@ -295,10 +297,15 @@ fn load_hints(disk: &dyn Disk, decided: u64, sorted: &mut Sorted, store: &Store)
         loaded.last_batch = loaded.last_batch.max(hint.log.last_batch);
         loader.add(&file.segment, hint);
     }
+    let mut hash_known = manifest.base_hash.is_known();
     for (segment, listed) in &sorted.sealed {
         let State::Hinted { first, last, offset } = listed.state else { break };
+        let needed = first <= manifest.decided;
         let reason = match hint::read(disk, segment.header())? {
+            // The hash can be computed again, if only this once.
+            Ok(hint) if hash_known && !hint.log.hash.is_known() && !needed => "its hint does not know the state hash".to_owned(),
             Ok(mut hint) if (hint.log.first, hint.log.last, hint.log.end) == (first, last, offset) => {
+                hash_known = hint.log.hash.is_known();
                 loaded.logs.push(std::mem::take(&mut hint.log));
                 loader.add(segment, hint);
                 continue;
@@ -306,7 +313,7 @@ fn load_hints(disk: &dyn Disk, decided: u64, sorted: &mut Sorted, store: &Store)
             Ok(hint) => format!("its hint ends at {}, the manifest at {last}", hint.log.last),
             Err(reason) => reason,
         };
-        if first <= decided {
+        if needed {
             let needed = "conditions cannot be decided again, because a merge has left out what they were decided against";
             return Err(super::corrupt(&hint::hint_name(segment.id()), 0, format!("{reason}; {needed}")));
         }

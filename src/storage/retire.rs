@@ -4,6 +4,7 @@
 use super::log::Log;
 use super::merge::{File, MergeJob, Merged};
 use super::segment::{HEADER_BLOCK, Segment};
+use super::state_hash::StateHash;
 use crate::raft::EntryId;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ const CHANGES_BETWEEN: u64 = 4;
 pub struct Retirement {
     pub(super) ids: Vec<u32>,
     pub(super) base: EntryId,
+    /// The hash of the state behind it.
+    pub(super) base_hash: StateHash,
 }
 
 impl Retirement {
@@ -74,9 +77,9 @@ impl Log {
                 break;
             }
             let base = EntryId { term: self.term_of(last), index: last };
-            let retiring = retirement.get_or_insert_with(|| Retirement { ids: Vec::new(), base });
+            let retiring = retirement.get_or_insert_with(|| Retirement { ids: Vec::new(), base, base_hash: holder.hash });
             retiring.ids.push(holder.segment.id());
-            retiring.base = base;
+            (retiring.base, retiring.base_hash) = (base, holder.hash);
         }
         retirement
     }
@@ -95,7 +98,7 @@ impl Log {
             self.files.insert(*id, file);
         }
         self.merging.changes += retirement.ids.len() as u64;
-        self.base = retirement.base;
+        (self.base, self.base_hash) = (retirement.base, retirement.base_hash);
         let next = retirement.base.index + 1;
         let before = self.terms.partition_point(|(first, _)| *first <= next).saturating_sub(1);
         self.terms.drain(..before);

@@ -10,6 +10,7 @@ use super::log::LogSegment;
 use super::manifest::State;
 use super::record::{self, BadRecord, Kind};
 use super::segment::{HEADER_BLOCK, Segment};
+use super::state_hash::StateHash;
 use super::store::Store;
 use super::tail::{self, Tail};
 use super::writer::Chain;
@@ -122,7 +123,7 @@ impl Scan {
     /// The same, with a segment whose first entry follows the one at `index`.
     pub(super) fn behind_gap(&self, index: u64) -> Scan {
         let store = Arc::new(Store::default());
-        let applier = Applier::new(Arc::clone(&store), index);
+        let applier = Applier::new(Arc::clone(&store), index, StateHash::UNKNOWN);
         let base = EntryId { term: self.last.term, index };
         let chain = Chain { previous: None, ..self.chain };
         Scan { commit: self.commit, chain, ..Scan::new(self.cluster, base, 0, store, applier) }
@@ -176,7 +177,8 @@ impl Scan {
         self.commit = self.commit.max(hint.last);
         self.chain = Chain { sequence: self.chain.sequence.max(hint.last_batch), previous: None };
         let mut holder = LogSegment::new(Arc::clone(segment), hint.first);
-        (holder.offsets, holder.end, holder.sealed, holder.hinted) = (hint.offsets, hint.end, Some(hint.last_batch), true);
+        (holder.offsets, holder.end, holder.sealed) = (hint.offsets, hint.end, Some(hint.last_batch));
+        (holder.hinted, holder.hash) = (true, hint.hash);
         self.segments.push_back(holder);
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::retire::Discarded;
 use super::scan::Window;
 use super::segment::Segment;
 use super::state::State;
+use super::state_hash::StateHash;
 use crate::error::{Error, Result};
 use crate::raft::EntryId;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ const FILE_BYTES: u64 = 256 << 20;
 pub struct Snapshot {
     /// The last entry that it includes.
     pub last: EntryId,
+    /// The hash of the state behind it.
+    pub hash: StateHash,
     files: Vec<File>,
 }
 
@@ -69,7 +72,7 @@ impl Log {
         let files: Vec<File> = self.files.values().cloned().chain(from_log).collect();
         let index = self.hinted();
         let last = EntryId { term: self.term_of(index), index };
-        (index > 0).then(|| Snapshot { last, files })
+        (index > 0).then(|| Snapshot { last, hash: self.hinted_hash(), files })
     }
 }
 
@@ -187,6 +190,7 @@ pub struct SnapshotMaker {
 pub struct SnapshotWriter {
     owner: Owner,
     last: EntryId,
+    hash: StateHash,
     at: Position,
     /// What is complete.
     files: Vec<DataFile>,
@@ -199,6 +203,8 @@ pub struct SnapshotWriter {
 pub struct Received {
     /// The last entry that it includes.
     pub last: EntryId,
+    /// The hash of the state behind it, in the sender's words.
+    pub hash: StateHash,
     pub(super) files: Vec<File>,
     /// The index of its keys.
     pub(super) state: State,
@@ -216,6 +222,8 @@ impl Received {
 pub struct Installation {
     /// The last entry that the snapshot includes.
     pub last: EntryId,
+    /// The hash of the state behind it.
+    pub(super) hash: StateHash,
     pub(super) files: Vec<File>,
     /// What goes.
     pub(super) dropped: Vec<u32>,
@@ -231,20 +239,21 @@ impl Log {
     pub fn installation(&self, received: &Received) -> Installation {
         assert!(self.may_install(), "a snapshot up to {} is installed while {:?} is staged", received.last, self.stage);
         let dropped = self.segments.iter().map(|holder| holder.segment.id()).chain(self.files.keys().copied()).collect();
-        Installation { last: received.last, files: received.files.clone(), dropped }
+        Installation { last: received.last, hash: received.hash, files: received.files.clone(), dropped }
     }
 
     /// The snapshot has taken the log's place: it is empty and goes on behind it. Returns the state that went, whose memory should be given
     /// back where nobody waits.
     pub fn installed(&mut self, received: Received) -> OldState {
         assert!(self.may_install(), "a snapshot up to {} was installed while {:?} is staged", received.last, self.stage);
-        let Received { last, files, state } = received;
+        let Received { last, hash, files, state } = received;
         let old = self.store.replace(state, last.index);
         self.prepared.iter().for_each(|segment| self.store.register_segment(Arc::clone(segment)));
         self.leaving.extend(self.segments.drain(..).map(|holder| holder.segment));
         self.leaving.extend(std::mem::take(&mut self.files).into_values().map(|file| file.segment));
         self.files = files.into_iter().map(|file| (file.segment.id(), file)).collect();
-        (self.base, self.durable, self.in_flight) = (last, last.index, 0);
+        (self.base, self.base_hash) = (last, hash);
+        (self.durable, self.in_flight) = (last.index, 0);
         (self.active, self.unproved) = (false, false);
         self.terms.clear();
         self.configs.clear();
@@ -262,9 +271,9 @@ impl SnapshotMaker {
         SnapshotReader { disk: Arc::clone(&self.owner.disk), snapshot, at, opened: None }
     }
 
-    /// Begins to take a snapshot in.
-    pub fn begin(&self, last: EntryId) -> SnapshotWriter {
-        SnapshotWriter { owner: self.owner.clone(), last, at: Position::default(), files: Vec::new(), writer: None }
+    /// Begins to take a snapshot in, of the state behind `last` with this hash.
+    pub fn begin(&self, last: EntryId, hash: StateHash) -> SnapshotWriter {
+        SnapshotWriter { owner: self.owner.clone(), last, hash, at: Position::default(), files: Vec::new(), writer: None }
     }
 }
 
@@ -336,7 +345,7 @@ impl SnapshotWriter {
         let files: Vec<File> = self.files.iter().cloned().map(File::from).collect();
         let state = recovery::load_files(&*self.owner.disk, &files).map_err(SnapshotError::Fatal)?;
         self.files.clear();
-        Ok(Received { last: self.last, files, state })
+        Ok(Received { last: self.last, hash: self.hash, files, state })
     }
 }
 

@@ -59,20 +59,20 @@ impl State {
         &self.keydir
     }
 
-    /// Sets a key.
-    pub(super) fn put(&mut self, key: &[u8], value: Value) {
+    /// Sets a key, and returns the version that it had, 0 if it was absent.
+    pub(super) fn put(&mut self, key: &[u8], value: Value) -> u64 {
         self.count(key, &value, true);
-        if let Some(before) = self.keydir.put(key, value) {
-            self.count(key, &before, false);
-        }
+        let Some(before) = self.keydir.put(key, value) else { return 0 };
+        self.count(key, &before, false);
+        before.version
     }
 
-    /// Removes a key that an entry with this index deletes.
-    pub(super) fn delete(&mut self, key: &[u8], index: u64) {
-        if let Some(before) = self.keydir.remove(key) {
-            self.count(key, &before, false);
-            self.deletions.insert(self.keydir.hash(key), index);
-        }
+    /// Removes a key that an entry with this index deletes, and returns the version that it had, 0 if it was absent.
+    pub(super) fn delete(&mut self, key: &[u8], index: u64) -> u64 {
+        let Some(before) = self.keydir.remove(key) else { return 0 };
+        self.count(key, &before, false);
+        self.deletions.insert(self.keydir.hash(key), index);
+        before.version
     }
 
     /// Hints cover the entries up to `hinted`.

@@ -245,7 +245,7 @@ impl LogWriter {
             let State::Hinted { first, last, offset } = listed.state else { panic!("{listed:?} leaves the log without a hint") };
             listed.state = State::Retired { first, last, offset };
         }
-        self.manifest.base = retirement.base;
+        (self.manifest.base, self.manifest.base_hash) = (retirement.base, retirement.base_hash);
         self.write_manifest()
     }
 
@@ -259,7 +259,7 @@ impl LogWriter {
     /// From here on a start reads these files and nothing else.
     fn install(&mut self, installation: &Installation) -> Result<()> {
         self.replace(&installation.dropped, &installation.files)?;
-        self.manifest.base = installation.last;
+        (self.manifest.base, self.manifest.base_hash) = (installation.last, installation.hash);
         self.manifest.applied = self.manifest.applied.max(installation.last.index);
         self.write_manifest()
     }

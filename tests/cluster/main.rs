@@ -13,6 +13,7 @@
 //! | `partitions` | nodes that live and do not reach each other |
 //! | `slow_links` | links that take seconds for a value |
 //! | `stalls` | disks that hang for seconds |
+//! | `divergence` | nodes whose memory does not hold what their log says |
 //! | `sizes` | large values, lowered limits, pipelines |
 //! | `founding` | every order of starting, and nodes that must not take part |
 //! | `impostors` | wiped, foreign, copied and rolled-back directories |
@@ -28,6 +29,7 @@
 
 mod backups;
 mod border;
+mod divergence;
 mod failover;
 mod founding;
 mod full_disk;

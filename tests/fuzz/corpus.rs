@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use apexkv::protocol::frame;
 use apexkv::protocol::handshake::{Greeting, Hello, LinkClass};
+use apexkv::protocol::peer::{self, Note};
 use apexkv::protocol::snapshot::{self, Begin, Said as Carried};
-use apexkv::protocol::{frame, peer};
 use apexkv::raft::{Config, Entries, EntryId, Envelope, Message, NodeId};
 use apexkv::storage::directory::{Founding, FoundingMember};
 use apexkv::storage::record::{self, Operation};
 use apexkv::storage::snapshot::Position;
+use apexkv::storage::state_hash::{Checkpoint, StateHash};
 use apexkv_client::protocol::{Command, Extension, SCAN_KEYS_ONLY, Status, encode_extended_request, encode_request, encode_response};
 
 use super::properties::alone;
@@ -81,6 +83,10 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut small = vec![0];
     peer::encode_keepalive(&mut small).expect("within limits");
+    let hash = StateHash::START;
+    for note in [Note::StateHash(Checkpoint { index: 1024, hash }), Note::Diverged { index: 1024, expected: hash, found: hash }] {
+        peer::encode_note(&mut small, &note).expect("within limits");
+    }
     for message in messages {
         peer::encode(&mut small, &envelope(message), |_| Ok(())).expect("within limits");
     }
@@ -111,7 +117,7 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
 
 /// All that is said while a snapshot is sent.
 fn transfer(records: &[u8]) -> Vec<u8> {
-    let begin = Begin { term: 3, last: EntryId { term: 3, index: 9 }, transfer: 5, files: 2, bytes: 400 };
+    let begin = Begin { term: 3, last: EntryId { term: 3, index: 9 }, transfer: 5, files: 2, bytes: 400, hash: StateHash::START };
     let (from, behind) = (Position { file: 1, record: 2 }, Position { file: 1, record: 6 });
     let mut frames = Vec::new();
     for said in [

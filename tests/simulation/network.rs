@@ -523,6 +523,6 @@ fn decode(bytes: &[u8]) -> Option<(Envelope, Vec<u8>)> {
     let frame = frame::read(&mut &*bytes).unwrap_or_else(|error| panic!("a frame of ours is refused: {error}"))?;
     match peer::decode(frame).unwrap_or_else(|error| panic!("a message of ours is refused: {error}")) {
         peer::Said::Message { envelope, records } => Some((envelope, records)),
-        peer::Said::Keepalive => None,
+        peer::Said::Keepalive | peer::Said::Note(_) => None,
     }
 }

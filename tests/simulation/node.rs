@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use apexkv::error::{Error, Result};
 use apexkv::protocol::handshake::{Hello, LinkClass};
+use apexkv::protocol::peer::Note;
 use apexkv::raft::{EntryId, HardState, Node, NodeId};
 use apexkv::server::event::{Event, Incoming, LinkChange};
 use apexkv::server::identity::{Standing, ids_of, numbered};
@@ -67,6 +68,10 @@ impl Letters {
 impl Inbox for Letters {
     fn message(&self, incoming: Incoming) {
         self.push(Event::Peer(incoming));
+    }
+
+    fn note(&self, peer: NodeId, note: Note) {
+        self.push(Event::Note(peer, note));
     }
 
     fn link(&self, peer: NodeId, change: LinkChange) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use apexkv::raft::{EntryId, Envelope, HardState, Message, Node, NodeId};
 use apexkv::server::event::Outcome;
+use apexkv::storage::state_hash::StateHash;
 use apexkv::storage::store::Store;
 
 use super::model::{Effect, Model};
@@ -62,6 +63,8 @@ pub(crate) struct Oracle {
     committed: Vec<u64>,
     /// In which term each was seen committed first: every leader of a later term must hold it.
     committed_in: Vec<u64>,
+    /// The hash of the state behind each committed entry at which some member was seen.
+    hashes: BTreeMap<u64, StateHash>,
     pub(crate) model: Model,
     pub(crate) operations: Vec<Operation>,
     /// The highest position in the log that any answer has relied on.
@@ -301,6 +304,12 @@ impl Oracle {
             self.model.compare(node, applied, store);
             self.compare_values(node, store, damaged);
         }
+    }
+
+    /// Holds the hash of a node's state against that of all who were seen at the same entry.
+    pub(crate) fn observe_hash(&mut self, node: usize, applied: u64, hash: StateHash) {
+        let known = *self.hashes.entry(applied).or_insert(hash);
+        assert!(hash.is_known() && known == hash, "{node} has the state hash {hash} behind {applied}, others {known}");
     }
 
     /// Holds the values behind all keys of a node against what was written.

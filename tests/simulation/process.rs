@@ -228,6 +228,7 @@ impl World {
         let Some(process) = &self.members[node].process else { return };
         if self.members[node].rolled_back.is_none() {
             self.oracle.observe(node, process.replica.node(), &process.store, self.members[node].damaged);
+            self.oracle.observe_hash(node, process.store.applied(), process.replica.state_hash());
         }
         let position = process.replica.node();
         let facts = [0, node as u64, position.term(), position.commit(), position.durable(), position.last().index];

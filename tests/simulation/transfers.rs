@@ -185,7 +185,8 @@ impl World {
     /// The receiver is told what is coming, and says where to go on.
     fn begin_taking(&mut self, number: usize) {
         let Transfer { from, to, term, .. } = self.transfers[number];
-        let Some(last) = self.transfers[number].snapshot.as_ref().map(|snapshot| snapshot.last) else { return };
+        let Some(snapshot) = &self.transfers[number].snapshot else { return };
+        let (last, hash) = (snapshot.last, snapshot.hash);
         let pause = self.latency(to, from);
         let Some(process) = &mut self.members[to].process else { return };
         if process.view.position().0 > term {
@@ -193,7 +194,7 @@ impl World {
         }
         let known = process.arriving.take_if(|arriving| arriving.number == number);
         // What was begun for another transfer is dropped, and its files go.
-        let arriving = known.unwrap_or_else(|| Arriving { number, writer: process.snapshots.begin(last) });
+        let arriving = known.unwrap_or_else(|| Arriving { number, writer: process.snapshots.begin(last, hash) });
         let position = arriving.writer.position();
         process.arriving = Some(arriving);
         self.counts.snapshots_resumed += u64::from(position != Position::default());

@@ -92,7 +92,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         }
         sealed.sort_by_key(|sealed| sealed.first);
         let store = Arc::new(Store::default());
-        let applier = Applier::new(Arc::clone(&store), manifest.base.index);
+        let applier = Applier::new(Arc::clone(&store), manifest.base.index, manifest.base_hash);
         let mut scan = Scan::new(self.cluster, manifest.base, manifest.applied, store, applier);
         for sealed in &sealed {
             scan = self.sealed(scan, sealed);

@@ -3,9 +3,15 @@
 use super::*;
 use crate::storage::inspect::{Caller, Report, inspect};
 use crate::storage::simulated::CrashPolicy;
+use crate::storage::state_hash::StateHash;
 
 /// A life whose first segments are full of values that were replaced, deleted, refused and kept.
 fn with_hints(device: &SimulatedDisk) -> (Contents, Vec<Vec<u8>>, usize) {
+    let (contents, records, hints, _) = with_hints_and_hash(device);
+    (contents, records, hints)
+}
+
+fn with_hints_and_hash(device: &SimulatedDisk) -> (Contents, Vec<Vec<u8>>, usize, StateHash) {
     let mut engine = Engine::open(device.boot()).expect("opened");
     engine.set_term(1).expect("stored");
     for number in 0..200_u64 {
@@ -25,7 +31,7 @@ fn with_hints(device: &SimulatedDisk) -> (Contents, Vec<Vec<u8>>, usize) {
     while engine.hint().expect("made") {
         hints += 1;
     }
-    (engine.contents(), engine.records(), hints)
+    (engine.contents(), engine.records(), hints, engine.applier.hash())
 }
 
 /// A life whose first segment is sealed and applied, and has no hint yet.
@@ -47,7 +53,7 @@ fn names(device: &SimulatedDisk, end: &str) -> Vec<String> {
 #[test]
 fn a_start_from_hints_is_a_start_from_the_log() {
     let device = SimulatedDisk::new(1);
-    let (contents, records, hints) = with_hints(&device);
+    let (contents, records, hints, hash) = with_hints_and_hash(&device);
     assert!(hints >= 3, "{hints} hints");
     assert_eq!(contents, model(&records));
     device.crash(&CrashPolicy::LoseAll);
@@ -56,6 +62,7 @@ fn a_start_from_hints_is_a_start_from_the_log() {
     engine.apply_to(records.len() as u64);
     assert!(engine.contents() == contents);
     assert!(engine.records() == records);
+    assert_eq!(engine.applier.hash(), hash);
     // The conditions of what follows see the versions that the hints name.
     let (key, (version, _)) = contents.iter().next().expect("some keys are left");
     engine.propose(&Operation::CompareAndSet { key, expected: *version, value: b"new" }).expect("staged");
@@ -66,7 +73,7 @@ fn a_start_from_hints_is_a_start_from_the_log() {
 #[test]
 fn a_hint_that_is_missing_or_changed_is_made_again() {
     let device = SimulatedDisk::new(1);
-    let (contents, records, hints) = with_hints(&device);
+    let (contents, records, hints, hash) = with_hints_and_hash(&device);
     let image = device.snapshot();
     for (number, name) in names(&device, ".hint").iter().enumerate() {
         for rot in [true, false] {
@@ -84,6 +91,7 @@ fn a_hint_that_is_missing_or_changed_is_made_again() {
             let mut engine = Engine::open(device.boot()).unwrap_or_else(|error| panic!("{name}: {error}"));
             engine.apply_to(records.len() as u64);
             assert!(engine.contents() == contents, "{name}");
+            assert_eq!(engine.applier.hash(), hash, "{name}");
             let mut made = 0;
             while engine.hint().expect("made") {
                 made += 1;
@@ -94,12 +102,41 @@ fn a_hint_that_is_missing_or_changed_is_made_again() {
 }
 
 #[test]
+fn a_hint_without_a_state_hash_is_made_again() {
+    let device = SimulatedDisk::new(1);
+    let (contents, records, hints, hash) = with_hints_and_hash(&device);
+    let name = &names(&device, ".hint")[1];
+    let (disk, mut bytes) = (device.boot(), Vec::new());
+    let file = disk.open(name).expect("it is there");
+    bytes.resize(file.length().expect("known") as usize, 0);
+    file.read_at(&mut bytes, 0).expect("read");
+    crate::storage::hint::into_first_version(&mut bytes);
+    disk.remove(name).expect("removed");
+    let file = disk.create(name).expect("created");
+    file.write_at(&[&bytes], 0).expect("written");
+    file.sync().expect("synced");
+    disk.sync_directory().expect("synced");
+    drop((file, disk));
+    device.crash(&CrashPolicy::LoseAll);
+
+    for made in [hints - 1, 0] {
+        let mut engine = Engine::open(device.boot()).expect("an older format is read");
+        engine.apply_to(records.len() as u64);
+        assert!(engine.contents() == contents);
+        assert_eq!(engine.applier.hash(), hash);
+        assert_eq!((0..).take_while(|_| engine.hint().expect("made")).count(), made);
+        drop(engine);
+        device.crash(&CrashPolicy::LoseAll);
+    }
+}
+
+#[test]
 fn a_hint_that_the_manifest_does_not_name_is_swept() {
     let device = SimulatedDisk::new(1);
     let engine = with_a_hint_due(&device);
     let job = engine.log.next_hint(engine.applier.applied()).expect("just there");
     let (first, last) = job.range();
-    engine.hinter.make(&job.with_effects(engine.applier.effects(first, last))).expect("made");
+    engine.hinter.make(&job.with_effects(engine.applier.effects(first, last), engine.applier.hash_behind(last))).expect("made");
     assert_eq!(names(&device, ".hint").len(), 1);
     let contents = engine.contents();
     drop(engine);

@@ -191,3 +191,34 @@ fn random_life(seed: u64) {
     assert!(engine.contents() == contents);
     assert!(engine.records() == log);
 }
+
+#[test]
+fn a_lost_effect_shows_in_the_hash_as_soon_as_its_key_is_touched() {
+    let operations = [
+        Operation::Set { key: b"a", value: b"1" },
+        Operation::Set { key: b"b", value: b"2" },
+        Operation::Set { key: b"a", value: b"3" },
+        Operation::Delete { key: b"b" },
+    ];
+    // Which entry loses its effect, and behind how many the hashes are still the same.
+    for (lost, same) in [(0, 4), (1, 2), (2, 3), (4, 4)] {
+        let engines = [0, lost].map(|lost| {
+            let mut engine = Engine::open(SimulatedDisk::new(1).boot()).expect("opened");
+            engine.applier.lose(lost);
+            engine.set_term(1).expect("stored");
+            engine
+        });
+        let hashes = engines.map(|mut engine| {
+            let hash = |operation: &Operation<'_>| {
+                engine.propose(operation).expect("staged");
+                engine.flush().expect("flushed");
+                engine.apply();
+                engine.applier.hash()
+            };
+            operations.iter().map(hash).collect::<Vec<_>>()
+        });
+        let equal = hashes[0].iter().zip(&hashes[1]).take_while(|(one, other)| one == other).count();
+        assert_eq!(equal, same, "entry {lost} is lost");
+        assert!(hashes[0][same..].iter().zip(&hashes[1][same..]).all(|(one, other)| one != other), "and never the same again");
+    }
+}

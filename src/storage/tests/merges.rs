@@ -4,6 +4,7 @@
 use super::*;
 use crate::storage::inspect::{Caller, inspect};
 use crate::storage::simulated::{CrashPolicy, DiskImage};
+use crate::storage::state_hash::{Hashed, Met, StateHash};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -14,6 +15,8 @@ pub(super) const SMALL: u64 = 8 << 10;
 pub(super) struct Pair {
     pub(super) engine: Engine,
     pub(super) model: Contents,
+    /// What the state hash must be by the plainest means.
+    pub(super) hash: StateHash,
 }
 
 impl Pair {
@@ -23,7 +26,8 @@ impl Pair {
         engine.apply_to(engine.last().index);
         engine.commit = engine.last().index;
         engine.set_term(term).expect("stored");
-        Pair { engine, model }
+        let hash = engine.applier.hash();
+        Pair { engine, model, hash }
     }
 
     pub(super) fn write(&mut self, operations: &[Operation<'_>]) -> Result<()> {
@@ -39,7 +43,22 @@ impl Pair {
         self.engine.flush()?;
         let effect = self.engine.apply()[0].effect;
         let (record, _) = record::parse(&bytes).expect("just sealed");
+        let (mut met, mut before) = (Met::default(), self.model.clone());
         assert_eq!(apply_to_model(&mut self.model, &record), effect, "{id}");
+        match effect {
+            Effect::Conflict { current } => met.version(current),
+            Effect::Written => operations.iter().for_each(|operation| {
+                met.version(before.get(operation.key()).map_or(0, |(version, _)| *version));
+                match operation {
+                    Operation::Delete { key } => drop(before.remove(*key)),
+                    _ => drop(before.insert(operation.key().to_vec(), (id.index, Vec::new()))),
+                }
+            }),
+            Effect::None | Effect::NotFound => {}
+        }
+        let (crc, took) = (record::header_crc(&bytes), effect == Effect::Written);
+        self.hash = self.hash.after(&Hashed { index: id.index, term: id.term, crc, took, met });
+        assert_eq!(self.engine.applier.hash(), self.hash, "{id} with effect {effect:?}");
         Ok(())
     }
 
@@ -97,24 +116,27 @@ fn run(seed: u64) {
             2 => drop(pair.engine.retire(0).expect("retired")),
             3 => drop(pair.engine.merge().expect("merged")),
             4 => {
-                let Pair { engine, model } = pair;
+                let Pair { engine, model, hash } = pair;
                 drop(engine);
                 device.crash([&CrashPolicy::LoseAll, &CrashPolicy::Random][random.random_range(0..2)]);
                 pair = Pair::open(&device, model);
+                assert_eq!(pair.hash, hash, "{what}: hints, retirements and merges leave the hash as it is");
                 pair.check(&what);
             }
             _ => {}
         }
     }
     pair.check(&format!("seed {seed}, the end"));
-    let Pair { engine, model } = pair;
+    let Pair { engine, model, hash } = pair;
     drop(engine);
     device.crash(&CrashPolicy::LoseAll);
     let caller = Caller { marks: &|_| Ok(()), progress: &|_, _| {} };
     let report = inspect(device.boot(), &caller).expect("nobody runs on it").report;
     assert!(report.damage.is_empty(), "seed {seed}: {:?}", report.damage);
     assert_eq!(report.log.and_then(|log| log.keys), Some(model.len() as u64), "seed {seed}");
-    Pair::open(&device, model).check(&format!("seed {seed}, reopened"));
+    let pair = Pair::open(&device, model);
+    pair.check(&format!("seed {seed}, reopened"));
+    assert_eq!(pair.hash, hash, "seed {seed}, reopened");
 }
 
 #[test]
@@ -214,7 +236,7 @@ fn what_was_deleted_stays_deleted_and_its_records_go() {
     let files: Vec<_> =
         pair.engine.log.files.values().map(|file| (file.segment.name().to_owned(), file.end, file.deletions, file.hinted)).collect();
     assert!(pair.engine.log.file_bytes().0 < 4 * SMALL, "{files:?}, hinted {}", pair.engine.log.hinted());
-    let Pair { engine, model } = pair;
+    let Pair { engine, model, .. } = pair;
     drop(engine);
     device.crash(&CrashPolicy::LoseAll);
     let pair = Pair::open(&device, model);

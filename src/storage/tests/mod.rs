@@ -160,7 +160,7 @@ impl Engine {
     fn hint(&mut self) -> Result<bool> {
         let Some(job) = self.log.next_hint(self.applier.applied()) else { return Ok(false) };
         let (first, last) = job.range();
-        let job = job.with_effects(self.applier.effects(first, last));
+        let job = job.with_effects(self.applier.effects(first, last), self.applier.hash_behind(last));
         let hinted = self.hinter.make(&job).map_err(|error| match error {
             PrepareError::Full(reason) => Error::Config(reason),
             PrepareError::Fatal(error) => error,
@@ -202,10 +202,10 @@ impl Engine {
 
     /// Puts a received snapshot in the place of everything.
     fn install(&mut self, received: Received) -> Result<()> {
-        let last = received.last;
+        let (last, hash) = (received.last, received.hash);
         let completion = self.writer.run(Job::Install(self.log.installation(&received)))?;
         self.log.completed(&completion);
-        self.applier.installed(last.index);
+        self.applier.installed(last.index, hash);
         drop(self.log.installed(received));
         (self.commit, self.durable) = (last.index, last.index);
         self.discard()

@@ -49,7 +49,7 @@ fn with_a_hint_due(device: &SimulatedDisk, reserve: u64) -> Engine {
 fn make_hint(engine: &Engine) -> std::result::Result<(), PrepareError> {
     let job = engine.log.next_hint(engine.applier.applied()).expect("one is due");
     let (first, last) = job.range();
-    engine.hinter.make(&job.with_effects(engine.applier.effects(first, last))).map(|_| ())
+    engine.hinter.make(&job.with_effects(engine.applier.effects(first, last), engine.applier.hash_behind(last))).map(|_| ())
 }
 
 /// Whatever became of a life, the next start has all it acknowledged and no half-made file.

@@ -57,7 +57,7 @@ fn every_file_is_read_and_damage_to_any_record_is_found() {
 #[test]
 fn a_node_of_its_own_goes_on_with_what_it_has() {
     let device = SimulatedDisk::new(1);
-    let Pair { mut engine, model } = with_files(&device);
+    let Pair { mut engine, model, .. } = with_files(&device);
     engine.writer.run(Job::Distrust).expect("remembered");
     drop(engine);
     device.crash(&CrashPolicy::LoseAll);

@@ -4,6 +4,7 @@ use super::merges::{Pair, SMALL};
 use super::*;
 use crate::storage::simulated::{CrashPolicy, DiskImage};
 use crate::storage::snapshot::{Position, Snapshot, SnapshotError};
+use crate::storage::state_hash::StateHash;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -12,6 +13,7 @@ struct Sender {
     pair: Pair,
     snapshot: Snapshot,
     then: Contents,
+    hash: StateHash,
 }
 
 fn sender(random: &mut ChaCha8Rng) -> Sender {
@@ -22,12 +24,12 @@ fn sender(random: &mut ChaCha8Rng) -> Sender {
     let mut states = Vec::new();
     for _ in 0..60 {
         pair.write_random(random, 30).expect("written");
-        states.push((pair.engine.last(), pair.model.clone()));
+        states.push((pair.engine.last(), pair.model.clone(), pair.hash));
         while pair.engine.hint().expect("hinted") {}
     }
     let snapshot = pair.engine.log.snapshot().expect("there are hints");
-    let (_, then) = states.into_iter().find(|(id, _)| *id == snapshot.last).expect("it ends with a late entry");
-    Sender { pair, snapshot, then }
+    let (_, then, hash) = states.into_iter().find(|(id, ..)| *id == snapshot.last).expect("it ends with a late entry");
+    Sender { pair, snapshot, then, hash }
 }
 
 /// All chunks of a snapshot, each with its place.
@@ -42,8 +44,12 @@ fn chunks(sender: &Sender, budget: usize) -> Vec<(Position, Vec<u8>)> {
     }
 }
 
-fn receive(engine: &Engine, last: EntryId, chunks: &[(Position, Vec<u8>)]) -> std::result::Result<Received, SnapshotError> {
-    let mut writer = engine.snapshots.begin(last);
+fn receive(
+    engine: &Engine,
+    (last, hash): (EntryId, StateHash),
+    chunks: &[(Position, Vec<u8>)],
+) -> std::result::Result<Received, SnapshotError> {
+    let mut writer = engine.snapshots.begin(last, hash);
     chunks.iter().try_for_each(|(from, bytes)| writer.take(*from, bytes))?;
     writer.finish()
 }
@@ -75,16 +81,19 @@ fn a_snapshot_is_the_state_at_its_last_entry_whatever_happens_while_it_is_read()
     let (image, model) = follower();
     device.restore(image);
     let mut pair = Pair::open(&device, model);
-    let received = receive(&pair.engine, sender.snapshot.last, &whole).expect("received");
+    let received = receive(&pair.engine, (sender.snapshot.last, sender.snapshot.hash), &whole).expect("received");
     pair.engine.install(received).expect("installed");
     pair.model = sender.then.clone();
+    assert_eq!(pair.engine.applier.hash(), sender.hash, "seed {seed}, installed");
+    pair.hash = sender.hash;
     pair.check(&format!("seed {seed}, installed"));
     assert_eq!(pair.engine.last(), sender.snapshot.last);
     for again in 0..2 {
-        let Pair { engine, model } = pair;
+        let Pair { engine, model, hash } = pair;
         drop(engine);
         device.crash(&CrashPolicy::LoseAll);
         pair = Pair::open(&device, model);
+        assert_eq!(pair.hash, hash, "seed {seed}, start {again}");
         pair.check(&format!("seed {seed}, start {again}"));
         assert!(pair.engine.last().index >= sender.snapshot.last.index);
         (0..30).for_each(|_| pair.write_random(&mut random, 30).expect("written"));
@@ -98,7 +107,7 @@ fn a_transfer_goes_on_where_it_broke_off() {
     let sender = sender(&mut random);
     let device = SimulatedDisk::new(2);
     let mut pair = Pair::open(&device, Contents::new());
-    let mut writer = pair.engine.snapshots.begin(sender.snapshot.last);
+    let mut writer = pair.engine.snapshots.begin(sender.snapshot.last, sender.snapshot.hash);
     // Each chunk comes over a connection of its own, and of other sizes.
     for round in 0.. {
         let mut reader = sender.pair.engine.snapshots.read(sender.snapshot.clone(), writer.position());
@@ -123,7 +132,7 @@ fn a_power_cut_at_any_operation_leaves_the_old_state_or_the_new_one() {
         device.restore(image.clone());
         let mut pair = Pair::open(&device, before.clone());
         device.power_off_at(nth);
-        let received = receive(&pair.engine, sender.snapshot.last, &whole).ok();
+        let received = receive(&pair.engine, (sender.snapshot.last, sender.snapshot.hash), &whole).ok();
         let done = received.is_some_and(|received| pair.engine.install(received).is_ok());
         device.clear_faults();
         drop(pair);
@@ -165,7 +174,7 @@ fn what_is_no_part_of_a_snapshot_is_refused_and_leaves_nothing() {
     let names = || device.boot().list().expect("listed");
     let before = names();
     let refused = |what: &str, last: EntryId, chunks: &[(Position, Vec<u8>)]| {
-        let error = receive(&pair.engine, last, chunks).map(|received| received.last);
+        let error = receive(&pair.engine, (last, sender.snapshot.hash), chunks).map(|received| received.last);
         assert!(matches!(error, Err(SnapshotError::Bad(_))), "{what}: {error:?}");
         assert_eq!(names(), before, "{what}");
     };
@@ -184,7 +193,7 @@ fn what_is_no_part_of_a_snapshot_is_refused_and_leaves_nothing() {
     let foreign = sealed(EntryId { term: 1, index: 1 }, Kind::NoOp, &[]);
     refused("an entry without a key", last, &[(Position::default(), foreign)]);
     device.fail_at(crate::storage::simulated::OperationKind::Write, 1, crate::storage::simulated::Errno::NOSPC);
-    let full = receive(&pair.engine, last, &whole).map(|received| received.last);
+    let full = receive(&pair.engine, (last, sender.snapshot.hash), &whole).map(|received| received.last);
     assert!(matches!(full, Err(SnapshotError::Full(_))), "{full:?}");
     device.clear_faults();
     assert_eq!(names(), before, "without room");

@@ -65,11 +65,11 @@ pub(crate) fn hint() -> Vec<u8> {
     }
     let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: Vec::new() };
     let config = record::encode_config(&config);
-    let mut out = [&b"ApexKVhi"[..], &1u32.to_le_bytes(), &[0; 4], &CLUSTER.to_le_bytes(), &UUID.to_le_bytes()].concat();
+    let mut out = [&b"ApexKVhi"[..], &2u32.to_le_bytes(), &[0; 4], &CLUSTER.to_le_bytes(), &UUID.to_le_bytes()].concat();
     // The segment's number, runs of terms, memberships, nothing.
     [1u32, 2, 1, 0].iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
-    // First, last, end, last batch, keys; then two runs of a term, and where the membership stands.
-    [1, 5, end, 3, 2, 1, 1, 4, 2, 2].iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+    // First, last, end, last batch, keys, some state hash; then two runs of a term, and where the membership stands.
+    [1, 5, end, 3, 2, 0x5157, 1, 1, 4, 2, 2].iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
     out.extend_from_slice(&(config.len() as u32).to_le_bytes());
     out.extend_from_slice(&config);
     offsets.iter().for_each(|offset| out.extend_from_slice(&offset.to_le_bytes()));

@@ -33,6 +33,7 @@ pub(crate) fn peer_frames(data: &[u8]) {
             let mut again = Vec::new();
             let encoded = match &said {
                 Said::Keepalive => peer::encode_keepalive(&mut again),
+                Said::Note(note) => peer::encode_note(&mut again, note),
                 Said::Message { envelope, records } => peer::encode(&mut again, envelope, |out| {
                     out.extend_from_slice(records);
                     Ok(())
