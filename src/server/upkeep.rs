@@ -225,8 +225,8 @@ impl<C: Clone> Replica<C> {
         pinned.min(if much_too_long { u64::MAX } else { lacking })
     }
 
-    /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node ever
-    /// acknowledged is missing.
+    /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node
+    /// ever acknowledged is missing.
     fn heal(&mut self) {
         let (floor, durable) = (self.node.floor(), self.node.durable());
         let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
@@ -265,8 +265,8 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Whether a snapshot says more than this node knows: it comes from the present term, ends behind what is committed here, and the log does
-    /// not hold its last entry, so that the log could not simply go on.
+    /// Whether a snapshot says more than this node knows: it comes from the present term, ends behind what is committed here, and the log
+    /// does not hold its last entry, so that the log could not simply go on.
     fn wants(&self, received: &Received, term: u64) -> bool {
         let last = received.last;
         let held = self.node.outline().contains(last) || last.index <= self.node.commit();

@@ -39,8 +39,8 @@ pub(super) struct File {
     pub(super) end: u64,
     /// Bytes of records that a merge has kept although they delete a key.
     pub(super) deletions: u64,
-    /// For the output of a merge: hints covered the log up to here, and what was newer has kept records in it. Merging it again before hints
-    /// have moved on would change nothing.
+    /// For the output of a merge: hints covered the log up to here, and what was newer has kept records in it. Merging it again before
+    /// hints have moved on would change nothing.
     pub(super) hinted: u64,
 }
 

@@ -46,7 +46,7 @@
 //! cluster     version u32, cluster id u128, members u32, for each: uuid u128, id (length u16, UTF-8); CRC u32 of all before
 //! hardstate   version u32, vote u32 (0: none), term u64
 //! manifest    version u32, segments u32, base term u64, base index u64, applied u64, last number u32,
-//!               decided u64, floor term u64, floor index u64, base hash u64, then for each segment:
+//!               decided u64, floor term u64, floor index u64, base hash u64, distrusted u32, then for each segment:
 //!               number u32, state u32 (0 open, 1 sealed, 2 dropped, 3 sealed and hinted, 4 the same and no longer in the log,
 //!               5 a data file, 6 put aside because of damage), node uuid u128, length u64,
 //!               first index u64, last index u64, offset u64 (the last three 0 for 0, 2 and 6)
@@ -56,7 +56,7 @@
 //! when the manifest was written. *last number* is the highest that was ever listed; numbers are not used again.
 //! Of segments up to the entry *decided* the hints are needed, because a merge has left out what their conditions were decided against.
 //! *floor* is the last entry of a log that was put aside, until the log has reached it again. *base hash* is the state hash behind
-//! the base.
+//! the base. *distrusted* is 1 when damage was found while the node ran.
 //!
 //! # Segment
 //!

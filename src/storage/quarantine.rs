@@ -3,8 +3,8 @@
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.
 //!
-//! The manifest as it was is kept beside the new one, as `manifest.aside`: if no other node has the data, whoever can mend the files puts it
-//! back in place of `manifest` while the node is stopped, and everything is as before.
+//! The manifest as it was is kept beside the new one, as `manifest.aside`: if no other node has the data, whoever can mend the files puts
+//! it back in place of `manifest` while the node is stopped, and everything is as before.
 //!
 //! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does a cluster of one,
 //! where nobody else has the data.
@@ -62,8 +62,8 @@ fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_directory()
 }
 
-/// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the greatest
-/// position of the newest term that this node knows.
+/// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the
+/// greatest position of the newest term that this node knows.
 fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
     let unknown = EntryId { term: hard_state.term, index: super::bytes::NUMBER_MAX };
     let mut last = manifest.base;
@@ -86,8 +86,8 @@ fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, har
     if last.term > hard_state.term || last.index > unknown.index { unknown } else { last }
 }
 
-/// The last entry of a segment by the headers of its batches; `None` if it holds none. An error if what follows the last one could have been
-/// another. Below a seal nothing that follows counts.
+/// The last entry of a segment by the headers of its batches; `None` if it holds none. An error if what follows the last one could have
+/// been another. Below a seal nothing that follows counts.
 fn end_of(segment: &Segment, sealed: bool) -> Result<Option<EntryId>> {
     let (mut at, mut last) = (HEADER_BLOCK, None);
     loop {

@@ -116,8 +116,8 @@ impl State {
         }
     }
 
-    /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest version among the files at hand,
-    /// and its value unless that deletes it. More may follow; `deleted` is kept between the calls.
+    /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest version among the files at
+    /// hand, and its value unless that deletes it. More may follow; `deleted` is kept between the calls.
     pub(super) fn load<'a>(&mut self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, last: bool, deleted: &mut Deleted) {
         if self.keydir.len() == 0 && deleted.0.is_empty() {
             let values = keys.filter_map(|(key, version, value)| {

@@ -59,7 +59,7 @@ fn a_pinned_state_is_what_was_applied_whatever_happens_before_and_after() {
         if round % 2 == 0 {
             pair.engine.flush().expect("written");
             pair.engine.apply();
-            pair.model = pair.engine.contents();
+            (pair.model, pair.hash) = (pair.engine.contents(), pair.engine.applier.hash());
         }
         for _ in 0..150 {
             pair.write_random(&mut random, 25).expect("written");

@@ -129,8 +129,8 @@ fn look(disk: &Arc<SimulatedDisk>) -> Vec<Finding> {
     inspected.report.damage
 }
 
-/// Returns the last entry as it was when opened, and whether what was there before has been put aside. Behind that entry one more was written; the second time, `before` is what it was then. Every
-/// value must be readable if `sound`.
+/// Returns the last entry as it was when opened, and whether what was there before has been put aside. Behind that entry one more was
+/// written; the second time, `before` is what it was then. Every value must be readable if `sound`.
 fn open_once(disk: &Arc<SimulatedDisk>, before: Option<EntryId>, sound: bool) -> Result<(EntryId, bool)> {
     let mut directory = Directory::open(disk.boot(), ID)?;
     let (file, payload) = match directory.founding() {
