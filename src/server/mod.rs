@@ -5,6 +5,9 @@
 //! | `raft` | 1 | the [`replica::Replica`]: node, log, requests in flight | its inbox, until the next tick is due |
 //! | `log-writer` | 1 | active segment, hard state, manifest; one write and one sync at a time | its jobs, the disk |
 //! | `preparer` | 1 | the segment being made, the reserve | requests, the disk |
+//! | `hinter` | 1 | the hint being made | requests, the disk |
+//! | `merger` | 1 | the merge being done; removes files | requests, the disk, time |
+//! | `scrubber` | 1 | the file being read again | requests, the disk, time |
 //! | `client-accept` | one per listener | the listener | arrivals |
 //! | client connection | one per client | its receive buffer | its socket |
 //! | `client-flusher` | 1 | responses that clients did not take at once | those sockets |

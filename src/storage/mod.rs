@@ -17,6 +17,9 @@
 //! | log writer | [`writer::LogWriter`] | write batches, hard state and manifest, one [`writer::Job`] at a time |
 //! | preparer | [`preparer::Preparer`] | make segments that nobody else knows of yet, and the reserve |
 //! | hinter | [`hinter::Hinter`] | read sealed segments, make hint files that do not count yet |
+//! | merger | [`merge::Merger`] | make data files that do not count yet, remove files that do not count any more |
+//! | scrubber | [`scrub::Scrubber`] | read files again |
+//! | receiver of a snapshot | [`snapshot::SnapshotMaker`] | make data files that do not count yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
 //! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
 //!
@@ -33,13 +36,15 @@
 //! | `marks` | slots: what is known of the peers; opaque here | by its owner |
 //! | `manifest` | slots: which segments there are and where each ends | when one is listed, ends or gets a hint |
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
-//! | `0000001a.hint` | the hint of that segment | once, some time after its seal |
+//! | `0000001a.hint` | the hint of the segment or the data file of that number | once: some time after the seal, or with the data file |
+//! | `0000001b.data` | a data file: values that have left the log | once, by a merge, a snapshot or a restore |
+//! | `manifest.aside` | the manifest from before all was put aside because of damage | when that happens |
 //! | `reserve` | nothing: space held back, see below | once, and again after it was given away |
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
 //! Slot files are described in [`slots`]: their payload is replaced as a whole, in preallocated places, so that neither a restart
 //! nor a vote needs new disk space. Payloads begin with their format version, `u32`: 3 for the manifest, 1 for all others. A higher one is
-//! refused with a message; a manifest of version 1, which knows no hints, is read.
+//! refused with a message; manifests of versions 1, which knows no hints, and 2, which knows no files outside the log, are read.
 //!
 //! ```text
 //! identity    version u32, uuid u128, boot u64, nonce u64, id (length u16, UTF-8)
@@ -128,9 +133,51 @@
 //! * The hinter checks each record of the segment as it reads it, and makes the file: temporary name, sync, rename, sync of the directory.
 //!   Then the log writer puts the segment's state to *hinted* in the manifest. Only then does the hint count.
 //! * A hint is a copy of what the segment says. One that is missing, unreadable, of another segment or length, or does not match its CRC is
-//!   no loss: that segment and all behind it are read, and get their hints anew.
-//! * Records of a hinted segment are not read at a start. Each is checked when its value is read or it is sent to another node; damage is
-//!   refused there, with file and offset.
+//!   no loss: that segment and all behind it are read, and get their hints anew. Unless the segment begins at or before *decided*, or has
+//!   left the log: then that is damage.
+//! * Records of a hinted segment are not read at a start. Each is checked when its value is read, when it is sent to another node, when it
+//!   is merged, and by the scrub; damage is refused there, with file and offset.
+//!
+//! # Leaving the log
+//!
+//! The log keeps as many bytes as it is told to, what a membership or a snapshot on its way needs, and, up to four times those bytes, what
+//! followers lack. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
+//! are no longer in the log. Nothing is copied. They go on as files that hold values, next to data files, and their hints are needed from
+//! then on.
+//!
+//! A *data file* ([`merge`], [`snapshot`], [`restore`]) has the header block of a segment with another magic, "ApexKVdt", and seed 0;
+//! behind it stand records, back to back, up to the end: one operation each, which sets or deletes, with the index and term of the entry
+//! that the value came from; of each key at most one. Its hint is made with it.
+//!
+//! * A *merge* rewrites what is still needed of some files into data files, paced by a byte rate. A record is left out if a newer one of
+//! its   key stands in another *hinted* file; one that deletes also if no file outside the log holds anything older. Newer records in the
+//! part   of the log that a start replays do not count: conditions there are decided against what the hinted files make together.
+//! * Files are picked when 40 % of them is garbage, or when there are many small ones, or when deletions in them have nothing left to
+//! delete.
+//! * Outputs and their hints are durable before one change of the manifest names them in place of the inputs. That change also raises
+//!   *decided* to the end of the hinted log: without those hints its conditions could not be decided again.
+//! * Inputs are removed when nobody reads them any more: readers of values, snapshots and backups hold them.
+//!
+//! # Snapshots
+//!
+//! A snapshot is the state at the end of the hinted log: all files outside the log and the hinted segments, pinned. It costs nothing to
+//! take. For another node, its records are read file by file and travel with their CRCs; there they become data files that do not count.
+//! One change of the manifest then names them, with *base* at the last entry of the snapshot and an empty log behind it, in place of
+//! everything that was listed. Before that change the old state stands, after it the new one.
+//!
+//! # Damage
+//!
+//! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
+//! from the disk and not from the cache, once a day.
+//!
+//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
+//!   aside ([`quarantine`]): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last entry
+//!   that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for logs
+//! that   have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//! * If no other node has the data, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
+//!   `manifest`, before the log has reached the floor.
+//! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
+//! else.
 //!
 //! # State hash
 //!
@@ -156,7 +203,8 @@
 //! 2. Open every listed segment; check its header block and length. Sync the open ones and drop their cached pages, so that what is read
 //!    from here on is what a power cut would leave: a process that was killed between write and sync, or whose sync failed, leaves
 //!    bytes in the cache that the disk does not have.
-//! 3. Load the hints of the first segments, as many as can be believed without a gap; merge their keys, the newest record of each counts.
+//! 3. Load the hints of all files outside the log, and of the first segments, as many as can be believed without a gap; merge their keys,
+//!    the newest record of each counts.
 //!    Scan the other sealed segments in log order. Every byte below the seal must be as it was written, every index must follow the one
 //!    before.
 //! 4. Scan the open segment that holds batches, as far as batches are whole. What follows is one of three:
@@ -164,7 +212,7 @@
 //!    * *torn*: no valid batch follows, and some unit of 16 bytes of this batch (of its header, if that is unreadable) still holds
 //!      the fill. The write did not complete, so its sync did not return, so nothing in it was acknowledged. The segment is sealed in
 //!      front of it; the bytes stay where they are.
-//!    * everything else is damage. The node refuses to start and names file and offset. Nothing is cut.
+//!    * everything else is damage, named with file and offset. Nothing is cut. What follows stands under *Damage*.
 //! 5. Check that the log reaches as far as any batch or the manifest knew entries to be committed, and that its last term is not
 //!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
 //! 6. Only now write: seal what is torn, remove dropped and never listed segments, and hints that the manifest does not name or that were
@@ -191,6 +239,9 @@
 //!   would say the same, it does no harm if the removal is lost in another crash: the next one takes its name.
 //! * **A hint's removal durable, the manifest still naming it** (it was not believed at the start before). It is missing: see above.
 //! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
+//! * **Data files made, the manifest not yet written.** They do not count, and are removed; what they hold stands in the inputs, or with
+//! the   sender of the snapshot.
+//! * **Inputs of a merge, or what a snapshot replaced, not yet removed.** They are *dropped*, and a start removes them.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
 //! * **A restore** ([`restore`]) makes hard state first, with a term above 0, and the cluster file last. With the one and without the
@@ -203,8 +254,8 @@
 //! * After `fdatasync` returns without error, what was written survives. After an error nothing is assumed, and the process ends.
 //! * Creating, renaming and removing survive a sync of the directory; before that each may or may not have happened.
 //! * Overwriting preallocated bytes needs no new space. (File systems that copy on write may break this; then the process ends.)
-//! * Bytes that were synced may change (rot), become unreadable, or be written to a wrong place. That is noticed, at the start or when
-//!   the value is read or sent, and never passed on.
+//! * Bytes that were synced may change (rot), become unreadable, or be written to a wrong place. That is noticed, at the start, when
+//!   the value is read or sent, or by the scrub, and never passed on.
 
 pub mod applier;
 mod batch;
