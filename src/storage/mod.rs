@@ -171,9 +171,9 @@
 //! from the disk and not from the cache, once a day.
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
-//!   aside ([`quarantine`]): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last entry
-//!   that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for logs
-//! that   have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
+//! entry   that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
+//! logs that   have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
 //! * If no other node has the data, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
 //!   `manifest`, before the log has reached the floor.
 //! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
