@@ -59,8 +59,19 @@ impl Connection {
     ///
     /// # Panics
     /// When a slot is not open, or its outcome is of the wrong kind: the caller has broken its promise.
-    pub fn complete(self: &Arc<Self>, replies: Vec<(Slot, Outcome)>) {
-        self.completions.0.send(replies).expect("the connection holds both ends of its queue");
+    pub fn complete(self: &Arc<Self>, replies: impl IntoIterator<Item = (Slot, Outcome)>) {
+        // Mostly nobody is at the output, and the queue is not needed.
+        match self.output.try_lock() {
+            Some(mut output) => {
+                self.absorb(&mut output);
+                self.take(replies, &mut output);
+                self.settle(&mut output);
+            }
+            None => {
+                let queued = self.completions.0.send(replies.into_iter().collect());
+                queued.expect("the connection holds both ends of its queue");
+            }
+        }
         self.pump();
     }
 
@@ -152,15 +163,14 @@ impl Connection {
     }
 
     fn absorb(&self, output: &mut Output) {
-        let mut freed = 0;
         while let Ok(replies) = self.completions.1.try_recv() {
-            for (slot, outcome) in replies {
-                freed += output.answer(slot, outcome, self.port.view.as_ref());
-            }
+            self.take(replies, output);
         }
-        if freed > 0 {
-            self.port.in_flight.release(freed);
-        }
+    }
+
+    fn take(&self, replies: impl IntoIterator<Item = (Slot, Outcome)>, output: &mut Output) {
+        let freed = replies.into_iter().map(|(slot, outcome)| output.answer(slot, outcome, self.port.view.as_ref())).sum();
+        self.port.in_flight.release(freed);
     }
 
     /// After a change: sends what is ready unless the flusher is at it, hands what did not fit to the flusher, and wakes the

@@ -40,6 +40,7 @@ mod flusher;
 pub mod founding;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gate;
 pub mod identity;
 pub mod inbound;
 mod input;

@@ -14,6 +14,7 @@ use super::background::DiskWork;
 use super::connection::Connection;
 use super::disk_threads;
 use super::event::{Event, LinkChange, Reply};
+use super::gate::ReadGate;
 use super::log_sink;
 use super::merge_thread::MergerWork;
 use super::metrics::Metrics;
@@ -33,6 +34,7 @@ const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
 pub(super) struct Outlets {
     pub(super) peers: Arc<Peers>,
     pub(super) view: Arc<PeerView>,
+    pub(super) gate: Arc<ReadGate<Arc<Connection>>>,
     pub(super) disk: DiskWork,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
@@ -105,6 +107,9 @@ fn take_burst(
 
 /// Shows STATUS and the peers' handshakes where the replica stands, before any message or answer that depends on it leaves.
 fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mut Position) {
+    if outlets.gate.serving() != replica.serving() {
+        outlets.gate.set_serving(replica.serving());
+    }
     let position = replica.position();
     if position == *published {
         return;
@@ -194,10 +199,7 @@ fn answer(mut replies: Vec<Reply<Arc<Connection>>>) {
     replies.sort_by_key(|reply| Arc::as_ptr(&reply.client) as usize);
     let mut replies = replies.into_iter().peekable();
     while let Some(Reply { client, slot, outcome }) = replies.next() {
-        let mut together = vec![(slot, outcome)];
-        while let Some(reply) = replies.next_if(|next| Arc::ptr_eq(&next.client, &client)) {
-            together.push((reply.slot, reply.outcome));
-        }
-        client.complete(together);
+        let more = std::iter::from_fn(|| replies.next_if(|next| Arc::ptr_eq(&next.client, &client)));
+        client.complete(std::iter::once((slot, outcome)).chain(more.map(|reply| (reply.slot, reply.outcome))));
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
     pub(crate) reads: u64,
+    /// Of these, looked up before they were confirmed.
+    pub(crate) early_reads: u64,
     pub(crate) scans: u64,
     /// Operations in the histories that were judged.
     pub(crate) judged: u64,
@@ -73,7 +75,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// All plain numbers, with what they count.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 39] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 40] {
         [
             ("core events", &mut self.events),
             ("messages sent", &mut self.messages),
@@ -111,6 +113,7 @@ impl Counts {
             ("requests refused", &mut self.refused),
             ("outcomes unknown", &mut self.unknown),
             ("reads", &mut self.reads),
+            ("of these looked up early", &mut self.early_reads),
             ("pages", &mut self.scans),
             ("operations judged", &mut self.judged),
             ("histories undecided", &mut self.undecided),

@@ -11,6 +11,7 @@ use apexkv::protocol::handshake::{Hello, LinkClass};
 use apexkv::protocol::peer::Note;
 use apexkv::raft::{EntryId, HardState, Node, NodeId};
 use apexkv::server::event::{Event, Incoming, LinkChange};
+use apexkv::server::gate::ReadGate;
 use apexkv::server::identity::{Standing, ids_of, numbered};
 use apexkv::server::marks::Marks;
 use apexkv::server::recovered::recovered;
@@ -128,6 +129,7 @@ pub(crate) struct Process {
     pub(crate) merger: Option<Merger>,
     pub(crate) snapshots: SnapshotMaker,
     pub(crate) store: Arc<Store>,
+    pub(crate) gate: Arc<ReadGate<u64>>,
     pub(crate) marks: Marks,
     pub(crate) view: PeerView,
     pub(crate) registry: Registry,
@@ -279,6 +281,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         merger: Some(merger),
         snapshots,
         store,
+        gate: Arc::default(),
         marks: Marks::open(marks, &payload, founding, &name_of(node))?,
         view: PeerView::new(hard_state.term, last),
         registry: Registry::new(Box::new(inbox.clone())),

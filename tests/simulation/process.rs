@@ -296,6 +296,7 @@ impl World {
     fn publish(&mut self, node: usize) {
         let Some(process) = &mut self.members[node].process else { return };
         let core = process.replica.node();
+        process.gate.set_serving(process.replica.serving());
         process.view.set_position(core.durable_term(), core.last());
         for peer in &core.config().voters {
             if let Some(index) = core.matched(*peer)

@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use apexkv::protocol::handshake::{Hello, LinkClass};
+use apexkv::server::gate::EarlyRead;
 use apexkv::storage::directory::Founding;
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::store::Located;
@@ -41,6 +42,12 @@ pub(crate) enum What {
     Chore {
         node: usize,
         life: u64,
+    },
+    /// A read that was looked up enters the gate.
+    Enter {
+        node: usize,
+        life: u64,
+        read: Box<EarlyRead<u64>>,
     },
     Marks {
         node: usize,
@@ -240,6 +247,7 @@ impl World {
             | What::Prepared { node, .. }
             | What::Hinted { node, .. }
             | What::Chore { node, .. }
+            | What::Enter { node, .. }
             | What::Marks { node, .. } => Some(*node),
             What::Value { node, .. } => Some(*node),
             What::Dial { from, .. } => Some(*from),
@@ -273,6 +281,7 @@ impl World {
             What::Prepared { node, life } => self.prepared(node, life),
             What::Hinted { node, life } => self.hinted(node, life),
             What::Chore { node, life } => self.chore_done(node, life),
+            What::Enter { node, life, read } => self.enter_gate(node, life, *read),
             What::Marks { node, life } => self.flush_marks(node, life),
             What::Start(node) => self.start(node),
             What::Dial { from, to, class, life, dialing } => self.dial(from, to, class, life, dialing),
