@@ -12,9 +12,11 @@ use super::event::{Outcome, Slot};
 use super::output::{Output, Wait};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use rustix::net::sockopt::socket_incoming_cpu;
 use std::fmt;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicUsize, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ pub struct Connection {
     output: Mutex<Output>,
     /// The thread that serves the connection, to be woken.
     thread: OnceLock<Thread>,
+    processor: AtomicUsize,
 }
 
 /// Outcomes of some slots of one connection.
@@ -52,6 +55,7 @@ impl Connection {
             completions: crossbeam_channel::unbounded(),
             output: Mutex::new(Output::new()),
             thread: OnceLock::new(),
+            processor: AtomicUsize::new(0),
         }
     }
 
@@ -73,6 +77,18 @@ impl Connection {
             }
         }
         self.pump();
+    }
+
+    /// The processor from which its client's bytes came lately, as far as that is known.
+    pub(super) fn processor(&self) -> usize {
+        self.processor.load(Relaxed)
+    }
+
+    /// Notes from which processor bytes have just come.
+    pub(super) fn note_processor(&self) {
+        if let Ok(processor) = socket_incoming_cpu(&self.socket) {
+            self.processor.store(processor as usize, Relaxed);
+        }
     }
 
     /// A number that no other connection of this process has, for messages.

@@ -30,6 +30,7 @@ use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
 use super::recovered::recovered;
 use super::replica::{Limits, Replica};
+use super::responders::Responders;
 use super::status::{Member, StatusView};
 use super::view::PeerView;
 use super::{accept, admin, founding, identity, join, log_sink, sockets};
@@ -210,6 +211,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         peers: Arc::clone(&peers),
         view,
         gate: Arc::clone(&gate),
+        responders: Responders::start()?,
         disk: disk.work.clone(),
         metrics,
         position: Arc::clone(&status.position),
@@ -223,6 +225,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     }
     let raft = spawn("raft", move || {
         raft_thread::run(replica, &events, &outlets);
+        outlets.responders.stop();
     })?;
     join_thread(raft);
     client_port.stop();

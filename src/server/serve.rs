@@ -49,7 +49,7 @@ pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
         early_bytes: 0,
         backup: None,
     };
-    let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None };
+    let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None, receives: 0 };
     if conversation.run() == Ending::Fault {
         conversation.close_after_fault();
     }
@@ -84,6 +84,7 @@ struct Conversation {
     frame_began: Option<Instant>,
     /// The socket's present time limit for receiving.
     time_limit: Option<Duration>,
+    receives: u8,
 }
 
 impl Conversation {
@@ -136,6 +137,10 @@ impl Conversation {
                 return Ok(Received::Late);
             }
             let received = self.input.receive(self.answers.connection.socket(), frame_bytes);
+            self.receives = self.receives.wrapping_add(1);
+            if self.receives % 16 == 1 {
+                self.answers.connection.note_processor();
+            }
             if self.answers.port.stopping.load(SeqCst) {
                 return Ok(Received::End);
             }
