@@ -535,7 +535,7 @@ impl<C: Clone> Replica<C> {
             | Completion::Retired(_)
             | Completion::Merged(_)
             | Completion::Installed
-            | Completion::Healed
+            | Completion::Healed(_)
             | Completion::Distrusted
             | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Envelope, Message, NodeId};
+use crate::storage::retire::Discarded;
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -143,7 +144,8 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
             }
             Completion::Installed => self.installed(),
-            Completion::Healed => {
+            Completion::Healed(ids) => {
+                self.actions.discard.add(Discarded::put_aside(ids));
                 self.upkeep.healing = false;
                 self.node.set_floor(EntryId::default());
                 log::info!("the log that was lost to damage has been fetched again");

@@ -9,6 +9,7 @@
 //! * It deletes the key, and no other file that has left the log holds an older record of it. The hinted part of the log cannot: all its
 //!   entries are newer than what has left it.
 
+use super::aside;
 use super::data_file::{self, DataFile, DataWriter, Owner};
 use super::hint::{self, Hint, HintKey};
 use super::location::Location;
@@ -17,7 +18,7 @@ use super::record;
 use super::reserve::Reserve;
 use super::retire::Discarded;
 use super::scan::Window;
-use super::segment::Segment;
+use super::segment::{Segment, data_name, file_name};
 use super::store::{Store, value_in};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
@@ -170,19 +171,31 @@ impl Merger {
     /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
     pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for segment in files.0 {
-            for name in [segment.name().to_owned(), hint::hint_name(segment.id())] {
-                match self.owner.disk.remove(&name) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(Error::Io { doing: format!("remove {}/{name}", self.owner.disk.path()), source: error });
-                    }
-                    _ => {}
-                }
-            }
+        for segment in files.segments {
+            self.remove(segment.name())?;
+            self.remove(&hint::hint_name(segment.id()))?;
             ids.push(segment.id());
+        }
+        if !files.put_aside.is_empty() {
+            self.remove(aside::NAME)?;
+        }
+        for id in files.put_aside {
+            for name in [file_name(id), data_name(id), hint::hint_name(id)] {
+                self.remove(&name)?;
+            }
+            ids.push(id);
         }
         self.owner.disk.sync_directory().map_err(Error::io(format!("sync directory {}", self.owner.disk.path())))?;
         Ok(ids)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match self.owner.disk.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { doing: format!("remove {}/{name}", self.owner.disk.path()), source: error })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hints(&self, files: &[File], pace: &mut dyn FnMut(u64)) -> Result<Vec<(u32, Hint)>> {

@@ -258,6 +258,7 @@
 //!   the value is read or sent, or by the scrub, and never passed on.
 
 pub mod applier;
+mod aside;
 mod batch;
 mod bytes;
 mod data_file;
@@ -313,6 +314,11 @@ pub struct Options {
 
 /// What to do about damage; the end of every message about it.
 const REMEDY: &str = "nothing was changed; restore the file from a copy, or the cluster from a backup";
+
+/// What an error says, for a caller who knows what to do about it.
+fn without_remedy(error: &Error) -> String {
+    error.to_string().trim_end_matches(REMEDY).trim_end_matches("; ").to_owned()
+}
 
 fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
     Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }

@@ -35,17 +35,32 @@ impl Retirement {
 
 /// Files that nobody needs any more, to be closed and removed where somebody may wait for it.
 #[derive(Debug, Default)]
-pub struct Discarded(pub(super) Vec<Arc<Segment>>);
+pub struct Discarded {
+    pub(super) segments: Vec<Arc<Segment>>,
+    /// Numbers of files that were put aside because of damage, and that nobody has open.
+    pub(super) put_aside: Vec<u32>,
+}
 
 impl Discarded {
+    /// These, which nobody reads.
+    pub(super) fn of(segments: Vec<Arc<Segment>>) -> Discarded {
+        Discarded { segments, put_aside: Vec::new() }
+    }
+
+    /// What was put aside because of damage and is not needed any more, by its numbers; and the list of it.
+    pub fn put_aside(ids: Vec<u32>) -> Discarded {
+        Discarded { segments: Vec::new(), put_aside: ids }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.segments.is_empty() && self.put_aside.is_empty()
     }
 
     /// Adds others.
     pub fn add(&mut self, others: Discarded) {
-        self.0.extend(others.0);
+        self.segments.extend(others.segments);
+        self.put_aside.extend(others.put_aside);
     }
 }
 
@@ -123,7 +138,7 @@ impl Log {
     /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
     pub fn take_discardable(&mut self) -> Discarded {
         // A snapshot that is being read holds its files, whose hints would be gone with them.
-        Discarded(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
+        Discarded::of(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
     }
 
     /// Bytes of files outside the log, and what a merge of all of them would leave of it.

@@ -213,7 +213,7 @@ pub struct Received {
 impl Received {
     /// Its files, which are not wanted.
     pub fn discard(self) -> Discarded {
-        Discarded(self.files.into_iter().map(|file| file.segment).collect())
+        Discarded::of(self.files.into_iter().map(|file| file.segment).collect())
     }
 }
 

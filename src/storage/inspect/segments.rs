@@ -346,7 +346,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     /// Holds the end of the log against the other files, and sums up.
     fn finish(&mut self, mut scan: Scan, manifest: &Manifest, sorted: &Sorted) -> Scan {
         if let Some(state) = self.inspection.report.hard_state
-            && let Err(error) = recovery::check_term(&scan, &state)
+            && let Err(error) = recovery::check_term(scan.last, &state)
         {
             self.inspection.damage(crate::storage::writer::HARD_STATE_NAME, error);
         }

@@ -8,8 +8,10 @@ mod inspect;
 mod keys;
 mod log;
 mod merges;
+mod quarantine;
 mod real_files;
 mod restore;
+
 mod room;
 mod scrub;
 mod snapshots;
