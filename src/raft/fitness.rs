@@ -55,6 +55,35 @@ impl Node {
         self.fitness.floor = floor;
     }
 
+    /// Asks the leader where its log ends if the floor stands in the present term: it may be a guess that nothing in that term reaches.
+    pub(super) fn ask_for_floor(&mut self, leader: NodeId) {
+        let floor = self.fitness.floor;
+        if floor.term != self.state.term || self.outline.last() >= floor {
+            return;
+        }
+        if self.floor_token == 0 {
+            self.floor_token = self.chance.token();
+        }
+        self.send(leader, Message::LastIndex { token: self.floor_token });
+    }
+
+    pub(super) fn on_last_index(&mut self, from: NodeId, token: u64) {
+        if self.is_leader() {
+            self.send(from, Message::LastIndexReply { token, index: self.outline.last().index });
+        }
+    }
+
+    /// Only the leader of a term writes its entries, and while it leads its log never becomes shorter. So no entry of this term that the
+    /// lost log held stands beyond the index that its leader names after that log was lost, and those of earlier terms come before all of
+    /// this one.
+    pub(super) fn on_last_index_reply(&mut self, from: NodeId, token: u64, index: u64) {
+        let floor = &mut self.fitness.floor;
+        let asked = token != 0 && token == self.floor_token && self.leader == Some(from);
+        if asked && floor.term == self.state.term {
+            floor.index = floor.index.min(index);
+        }
+    }
+
     /// Tells the core whether clients' records are refused for lack of room while smaller ones still have some. As leader it hands
     /// leadership to a node that is not short, and keeps it if there is none.
     pub fn set_short(&mut self, short: bool) {

@@ -131,7 +131,7 @@ pub(super) fn run_hinter<C>(hinter: &Hinter, requests: &Receiver<HintJob>, write
                 true
             }
             Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-                log::error!("{error}; no further hints are made, and this node will not start again with this file");
+                log::error!("{error}; no further hints are made");
                 false
             }
             Err(PrepareError::Fatal(error)) => fatal(&error),

@@ -320,7 +320,7 @@ impl<C: Clone> Replica<C> {
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
-            Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
+            Event::NotMerged { retry } => self.not_merged(retry),
             Event::Received { received, term } => self.on_received(*received, term),
             Event::Scrubbed(damage) => self.upkeep.scrubbed(damage),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),

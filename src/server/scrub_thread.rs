@@ -34,7 +34,7 @@ pub(super) fn run_scrubber<C>(
             Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
                 metrics.damage_found.increment();
                 log::error!("{error}; restart this node to have its log fetched again from the others");
-                if writer.send(Job::Distrust).is_err() {
+                if writer.send(Job::DistrustFile(job.id())).is_err() {
                     return;
                 }
                 Some(error.to_string())

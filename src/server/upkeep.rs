@@ -88,10 +88,6 @@ impl Upkeep {
         self.hint.failed(retry, retry_at);
     }
 
-    pub(super) fn not_merged(&mut self, retry: bool, retry_at: u64) {
-        self.merge.failed(retry, retry_at);
-    }
-
     pub(super) fn snapshot_ended(&mut self, peer: NodeId, now: u64) {
         if let Some(transfer) = self.transfers.get_mut(&peer) {
             transfer.ended = Some(now);
@@ -151,6 +147,14 @@ impl<C: Clone> Replica<C> {
                 log::info!("the log that was lost to damage has been fetched again");
             }
             _ => {}
+        }
+    }
+
+    /// A merge came to nothing; `retry` if that was for lack of room.
+    pub(super) fn not_merged(&mut self, retry: bool) {
+        self.upkeep.merge.failed(retry, self.now + self.limits.prepare_retry_ms);
+        if retry {
+            self.log.merge_had_no_room();
         }
     }
 

@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 use std::io;
 use std::sync::Arc;
 
+/// Hints of inputs are held in memory up to here, and of two inputs at least: fewer than two could go on for ever with nothing gained.
+const HINT_BYTES_AT_ONCE: usize = 64 << 20;
 /// Keys that are judged under one lock of the index.
 const JUDGED_AT_ONCE: usize = 256;
 
@@ -92,6 +94,13 @@ pub struct MergeJob {
 }
 
 impl MergeJob {
+    /// The same with the first `count` inputs only.
+    fn cut_to(&self, count: usize) -> MergeJob {
+        let (inputs, left) = self.inputs.split_at(count);
+        let others = self.others.iter().chain(left).cloned().collect();
+        MergeJob { inputs: inputs.to_vec(), others, hinted: self.hinted, output_bytes: self.output_bytes }
+    }
+
     /// The inputs: how many, and their length in bytes.
     pub fn size(&self) -> (usize, u64) {
         (self.inputs.len(), self.inputs.iter().map(|input| input.end).sum())
@@ -136,6 +145,7 @@ impl Merger {
     /// since the last call, and may wait.
     pub fn merge(&self, job: &MergeJob, pace: &mut dyn FnMut(u64)) -> std::result::Result<Merged, PrepareError> {
         let hints = self.hints(&job.inputs, pace).map_err(PrepareError::Fatal)?;
+        let job = &job.cut_to(hints.len());
         let kept = self.kept(job, &hints, pace).map_err(PrepareError::Fatal)?;
         let copied = self.reserve.with_room(|| {
             let (mut outputs, mut moves) = (Vec::new(), Moves::new());
@@ -198,13 +208,19 @@ impl Merger {
         }
     }
 
+    /// The hints of the first of these files, as many as memory is given to.
     fn hints(&self, files: &[File], pace: &mut dyn FnMut(u64)) -> Result<Vec<(u32, Hint)>> {
-        let read = files.iter().enumerate().map(|(position, file)| {
+        let (mut hints, mut bytes) = (Vec::new(), 0);
+        for (position, file) in files.iter().enumerate() {
+            if hints.len() >= 2 && bytes > HINT_BYTES_AT_ONCE {
+                break;
+            }
             let hint = file.hint(&*self.owner.disk)?;
             pace(hint.bytes() as u64);
-            Ok((position as u32, hint))
-        });
-        read.collect()
+            bytes += hint.bytes();
+            hints.push((position as u32, hint));
+        }
+        Ok(hints)
     }
 
     /// What must be kept, in the order in which it stands in the inputs.

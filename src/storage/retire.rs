@@ -14,6 +14,8 @@ const GARBAGE_PERCENT: u64 = 40;
 const INPUTS_MAX: usize = 32;
 /// So many files that are each smaller than an eighth of an output are merged into one.
 const SMALL_FILES: usize = 8;
+/// What a merge may write is halved so often at most: then it takes one file.
+const SHORT_MAX: u32 = 16;
 /// Records that delete are looked at again when so many files have come or gone since the last time.
 const CHANGES_BETWEEN: u64 = 4;
 
@@ -71,6 +73,8 @@ pub(super) struct MergeState {
     changes: u64,
     /// What it was when records that delete were last looked at.
     looked: u64,
+    /// How often in a row there was no room for what a merge would have written: each time less is picked.
+    short: u32,
 }
 
 impl Log {
@@ -133,6 +137,7 @@ impl Log {
             self.files.insert(output.segment.id(), output.clone());
         }
         self.merging.changes += 1;
+        self.merging.short = self.merging.short.saturating_sub(1);
     }
 
     /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
@@ -147,6 +152,11 @@ impl Log {
         (self.files.values().map(|file| file.segment.length()).sum(), live.iter().sum())
     }
 
+    /// The last merge that was picked has found no room for its outputs: the next ones are to write less, until there is more again.
+    pub fn merge_had_no_room(&mut self) {
+        self.merging.short = (self.merging.short + 1).min(SHORT_MAX);
+    }
+
     /// Files that should be merged now, if there are any: those of which little is needed, or many small ones, or those that consist of
     /// deletions which nothing may need any more. One merge at a time.
     pub fn next_merge(&mut self) -> Option<MergeJob> {
@@ -158,9 +168,10 @@ impl Log {
         let (deletions, needed) =
             files.iter().fold((0, 0), |(deletions, needed), (file, live)| (deletions + file.deletions, needed + live));
         let deleted = changed && deletions > output_bytes.max(needed / 4);
-        let mut picked = pick_by_garbage(&files, output_bytes, deleted);
+        let budget = output_bytes >> self.merging.short;
+        let mut picked = pick_by_garbage(&files, budget, deleted);
         if picked.is_empty() {
-            picked = pick_small(&files, output_bytes);
+            picked = pick_small(&files, output_bytes, budget);
         } else if deleted {
             self.merging.looked = self.merging.changes;
         }
@@ -172,8 +183,8 @@ impl Log {
     }
 }
 
-/// The files with the greatest part of garbage, as many as make about one output.
-fn pick_by_garbage(files: &[(&File, u64)], output_bytes: u64, deletions_too: bool) -> Vec<u32> {
+/// The files with the greatest part of garbage, as many as leave about `budget` bytes.
+fn pick_by_garbage(files: &[(&File, u64)], budget: u64, deletions_too: bool) -> Vec<u32> {
     let mut picks: Vec<(u64, u64, u32)> = Vec::new();
     for (file, live) in files {
         let needed = live + if deletions_too { 0 } else { file.deletions };
@@ -184,10 +195,10 @@ fn pick_by_garbage(files: &[(&File, u64)], output_bytes: u64, deletions_too: boo
         }
     }
     picks.sort_unstable_by(|a, b| b.cmp(a));
-    take_for_one_output(picks.into_iter().map(|(_, needed, id)| (needed, id)), output_bytes)
+    take_within(picks.into_iter().map(|(_, needed, id)| (needed, id)), budget)
 }
 
-fn pick_small(files: &[(&File, u64)], output_bytes: u64) -> Vec<u32> {
+fn pick_small(files: &[(&File, u64)], output_bytes: u64, budget: u64) -> Vec<u32> {
     let mut small: Vec<(u64, u32)> = Vec::new();
     for (file, live) in files.iter().filter(|(file, _)| file.segment.length() < output_bytes / 8) {
         small.push((live + file.deletions, file.segment.id()));
@@ -196,11 +207,12 @@ fn pick_small(files: &[(&File, u64)], output_bytes: u64) -> Vec<u32> {
         return Vec::new();
     }
     small.sort_unstable();
-    take_for_one_output(small.into_iter(), output_bytes)
+    take_within(small.into_iter(), budget)
 }
 
-fn take_for_one_output(picks: impl Iterator<Item = (u64, u32)>, output_bytes: u64) -> Vec<u32> {
-    let mut left = output_bytes;
+/// The first picks that leave no more than `budget` bytes between them, and at least one.
+fn take_within(picks: impl Iterator<Item = (u64, u32)>, budget: u64) -> Vec<u32> {
+    let mut left = budget;
     let mut ids = Vec::new();
     for (needed, id) in picks.take(INPUTS_MAX) {
         if needed > left && !ids.is_empty() {

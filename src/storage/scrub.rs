@@ -1,7 +1,9 @@
 //! Scrub: reads what a start does not read, file by file and slowly, so that damage is found while the other nodes still have the data, and
-//! not when it is needed. It reads files, never the map, and changes nothing.
+//! not when it is needed. It reads files, never the map, and changes nothing. It asks the system to forget what it has of a file in memory
+//! before; pages that readers have mapped stay there nevertheless, and of these it sees what readers see.
 
 use super::disk::Disk;
+use super::hint::hint_name;
 use super::log::Log;
 use super::merge::File;
 use super::record;
@@ -18,6 +20,11 @@ pub struct ScrubJob {
 }
 
 impl ScrubJob {
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.file.segment.id()
+    }
+
     /// Its name and its length in bytes.
     pub fn file(&self) -> (&str, u64) {
         (self.file.segment.name(), self.file.end)
@@ -34,6 +41,10 @@ impl Scrubber {
     /// Reads a file and checks every record that somebody may ask for, and the hint. `pace` is told how many bytes were read since the last
     /// call, and may wait. Damage names file and offset.
     pub fn scrub(&self, job: &ScrubJob, pace: &mut dyn FnMut(u64)) -> Result<()> {
+        let hint = self.disk.open(&hint_name(job.file.segment.id()));
+        // A system that cannot do that gives what it has.
+        let _ = job.file.segment.file().drop_cache(0);
+        let _ = hint.and_then(|hint| hint.drop_cache(0));
         let Some((first, offsets)) = &job.entries else {
             pace(job.file.end);
             return job.file.check(&*self.disk);

@@ -50,6 +50,8 @@ pub enum Job {
     Stop,
     /// Damage was found: the next start is not to go on with these files.
     Distrust,
+    /// Damage was found in the file with this number: the same, unless the manifest has given the file up meanwhile.
+    DistrustFile(u32),
     /// The log has reached the floor: what was put aside is not needed any more.
     Heal,
     /// Files that the manifest no longer needs have been removed for good.
@@ -209,7 +211,8 @@ impl LogWriter {
                 Ok(Completion::Installed)
             }
             Job::Stop => Ok(Completion::Forgotten),
-            Job::Distrust => {
+            Job::DistrustFile(id) if !self.manifest.needs(id) => Ok(Completion::Forgotten),
+            Job::Distrust | Job::DistrustFile(_) => {
                 self.manifest.distrusted = true;
                 self.write_manifest()?;
                 Ok(Completion::Distrusted)

@@ -464,7 +464,8 @@ impl DiskEffect {
             | Job::Forget(_)
             | Job::Heal
             | Job::Stop
-            | Job::Distrust => DiskEffect::Nothing,
+            | Job::Distrust
+            | Job::DistrustFile(_) => DiskEffect::Nothing,
         }
     }
 
