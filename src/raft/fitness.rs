@@ -1,6 +1,6 @@
 //! What the host says of its disk, and what follows for leading: three questions, asked at different places, with different answers.
 
-use super::message::EntryId;
+use super::message::{EntryId, Message, NodeId};
 use super::node::Node;
 
 /// What the host has said last.

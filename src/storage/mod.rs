@@ -38,7 +38,8 @@
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
 //! | `0000001a.hint` | the hint of the segment or the data file of that number | once: some time after the seal, or with the data file |
 //! | `0000001b.data` | a data file: values that have left the log | once, by a merge, a snapshot or a restore |
-//! | `manifest.aside` | the manifest from before all was put aside because of damage | when that happens |
+//! | `manifest.aside` | the manifest from before all was put aside because of damage: its payload and the CRC u32 of that | when that happens |
+//! | `manifest.back` | the same, given this name by whoever wants it back | by a person |
 //! | `reserve` | nothing: space held back, see below | once, and again after it was given away |
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
@@ -155,7 +156,7 @@
 //! * Files are picked when 40 % of them is garbage, or when there are many small ones, or when deletions in them have nothing left to
 //!   delete.
 //! * Outputs and their hints are durable before one change of the manifest names them in place of the inputs. That change also raises
-//!   *decided* to the end of the hinted log: without those hints its conditions could not be decided again.
+//!   *decided* to the end of the hinted log as it is then: without those hints its conditions could not be decided again.
 //! * Inputs are removed when nobody reads them any more: readers of values, snapshots and backups hold them.
 //!
 //! # Snapshots
@@ -167,17 +168,20 @@
 //!
 //! # Damage
 //!
-//! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
-//! from the disk and not from the cache, once a day.
+//! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file once
+//! a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps.
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
 //!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
 //!   entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
 //!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
-//! * If no other node has the data, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
-//!   `manifest`, before the log has reached the floor.
-//! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
-//!   else.
+//! * Where damage hides how far the log went, the floor is the farthest that it can have gone: in the newest term, at the end that the
+//!   manifest gives, or at as many entries as fit the file. The leader of that term lowers it: nobody holds more of the term than it has.
+//! * If no other node has the data, the way back (the file `aside.rs`) is to stop the node, to mend the files, and to rename
+//!   `manifest.aside` to `manifest.back`, before the log has reached the floor. One change of the manifest then lists what it lists; what
+//!   was fetched meanwhile is put aside in its turn, and its last entry becomes the floor.
+//! * Damage in hard state, identity or manifest, a file that holds batches and is not listed, or damage in a cluster of one, refuses the
+//!   start and changes nothing: what was promised, or the data, stands nowhere else.
 //!
 //! # State hash
 //!

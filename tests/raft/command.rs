@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use apexkv::raft::{Config, NodeId};
+use apexkv::raft::{Config, EntryId, NodeId};
 
 use super::network::Link;
 
