@@ -205,7 +205,7 @@ pub struct Replica<C> {
     /// Milliseconds since start.
     pub(super) now: u64,
     pub(super) disk: DiskWatch,
-    preparing: Preparing,
+    pub(super) preparing: Preparing,
     pub(super) upkeep: Upkeep,
     pub(super) comparison: Comparison,
     confirmed_round: u64,
