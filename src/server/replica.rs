@@ -537,7 +537,8 @@ impl<C: Clone> Replica<C> {
             | Completion::Installed
             | Completion::Healed
             | Completion::Distrusted
-            | Completion::Forgotten => self.kept_up(completion),
+            | Completion::Forgotten
+            | Completion::Stopped => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;

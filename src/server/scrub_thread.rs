@@ -31,7 +31,7 @@ pub(super) fn run_scrubber<C>(
             pace.moved(bytes);
         }) {
             Ok(()) => None,
-            Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
+            Err(error @ Error::Corrupt { .. }) => {
                 metrics.damage_found.increment();
                 log::error!("{error}; restart this node to have its log fetched again from the others");
                 if writer.send(Job::Distrust).is_err() {
@@ -39,7 +39,10 @@ pub(super) fn run_scrubber<C>(
                 }
                 Some(error.to_string())
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                log::warn!("{error}; {} is read again in the next round", job.file().0);
+                None
+            }
         };
         if inbox.send(Event::Scrubbed(damage)).is_err() {
             return;

@@ -301,6 +301,8 @@ mod tail;
 pub mod writer;
 
 use crate::error::Error;
+use rustix::io::Errno;
+use std::io;
 
 /// Settings of the storage engine.
 #[derive(Clone, Copy, Debug)]
@@ -316,6 +318,22 @@ const REMEDY: &str = "nothing was changed; restore the file from a copy, or the 
 
 fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
     Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }
+}
+
+/// Whether a failed read says that the disk no longer has the bytes, or has them and knows that they are wrong. Every other error says
+/// something about this process or this moment, and nothing about the file.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::UnexpectedEof || lost.iter().any(|errno| Some(errno.raw_os_error()) == code)
+}
+
+/// What a failed read of a file at `offset` comes to.
+fn unread(file: &str, offset: u64, source: io::Error) -> Error {
+    if is_lost(&source) {
+        return corrupt(file, offset, format!("it cannot be read: {source}"));
+    }
+    Error::Io { doing: format!("read {file} at {offset}"), source }
 }
 
 fn newer(file: &str, found: u32, known: u32) -> Error {

@@ -35,7 +35,8 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
-    keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
+    let kept = writer.manifest.floor.term > 0;
+    keep_manifest(&*writer.disk, kept).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;
@@ -46,9 +47,10 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     writer.write_manifest()
 }
 
-/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is.
-fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
-    if disk.list()?.iter().any(|name| name == ASIDE) {
+/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is: `kept` says that what it
+/// lists is still put aside.
+fn keep_manifest(disk: &dyn Disk, kept: bool) -> io::Result<()> {
+    if kept && disk.list()?.iter().any(|name| name == ASIDE) {
         return Ok(());
     }
     let file = disk.open(super::manifest::NAME)?;
@@ -66,24 +68,26 @@ fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
 /// greatest position of the newest term that this node knows.
 fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
     let unknown = EntryId { term: hard_state.term, index: super::bytes::NUMBER_MAX };
-    let mut last = manifest.base;
+    let (mut last, mut unread) = (manifest.base, 0);
     for listed in &manifest.segments {
         let end = match listed.state {
             State::Open => None,
             State::Sealed { last, .. } | State::Hinted { last, .. } => Some(last),
             State::Dropped | State::Quarantined | State::Retired { .. } | State::Data { .. } => continue,
         };
-        let Ok(segment) = open_listed(disk, listed, cluster, node) else { return unknown };
-        match (end, end_of(&segment, end.is_some())) {
+        let found = open_listed(disk, listed, cluster, node).and_then(|segment| end_of(&segment, end.is_some()));
+        match (end, found) {
             // A seal may lie in the middle of a batch, whose term is at least that of the entry before the seal.
             (Some(end), Ok(Some(found))) => last = last.max(EntryId { index: end, ..found }),
             (None, Ok(Some(found))) => last = last.max(found),
             (None, Ok(None)) => {}
-            _ => return unknown,
+            // Whatever follows it in the log says more, if that can be read.
+            (Some(end), _) => unread = end.max(unread),
+            (None, Err(_)) => return unknown,
         }
     }
     // A header that says more than this node can have promised is damaged, too.
-    if last.term > hard_state.term || last.index > unknown.index { unknown } else { last }
+    if unread > last.index || last.term > hard_state.term || last.index > unknown.index { unknown } else { last }
 }
 
 /// The last entry of a segment by the headers of its batches; `None` if it holds none. An error if what follows the last one could have

@@ -69,7 +69,7 @@ impl SegmentHeader {
             return Err(corrupt(format!("the file has {actual} bytes, fewer than its header block of {HEADER_BLOCK}")));
         }
         let mut block = vec![0; HEADER_BLOCK as usize];
-        file.read_at(&mut block, 0).map_err(Error::io(format!("read {name} at 0")))?;
+        file.read_at(&mut block, 0).map_err(|source| super::unread(name, 0, source))?;
         let mut fields = super::bytes::Fields::new(&block);
         let truncated = || super::corrupt(name, 0, "the header block is too short");
         let magic = fields.slice(8).ok_or_else(truncated)?;
@@ -213,7 +213,7 @@ impl Segment {
     fn open_named(disk: &dyn Disk, name: String, cluster: u128, written: u64) -> Result<Segment> {
         let file = disk.open(&name).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => super::corrupt(&name, 0, "the manifest lists this file, and it is missing"),
-            _ => Error::Io { doing: format!("open {name}"), source },
+            _ => super::unread(&name, 0, source),
         })?;
         let (header, crc) = SegmentHeader::read(&*file, &name, cluster)?;
         Segment::new(file, header, crc, written)
@@ -329,9 +329,9 @@ impl Segment {
         Ok(true)
     }
 
-    /// Fills `buffer` from the file itself; an unreadable sector is an error here and would be a SIGBUS under the map.
+    /// Fills `buffer` from the file itself; an unreadable sector is damage here and would be a SIGBUS under the map.
     pub(super) fn read_file(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_at(buffer, offset).map_err(|source| Error::Io { doing: format!("read {} at {offset}", self.name), source })
+        self.file.read_at(buffer, offset).map_err(|source| super::unread(&self.name, offset, source))
     }
 }
 

@@ -179,6 +179,17 @@ pub enum SnapshotError {
     Fatal(Error),
 }
 
+impl From<Error> for SnapshotError {
+    /// Nothing that was received counts yet, so damage in it says nothing about what this node has.
+    fn from(error: Error) -> SnapshotError {
+        match &error {
+            Error::Corrupt { .. } => SnapshotError::Bad(error.to_string()),
+            Error::Io { source, .. } if is_shortage(source) => SnapshotError::Full(error.to_string()),
+            _ => SnapshotError::Fatal(error),
+        }
+    }
+}
+
 /// Reads snapshots of this node, and makes data files of those of others.
 #[derive(Clone, Debug)]
 pub struct SnapshotMaker {
@@ -331,11 +342,7 @@ impl SnapshotWriter {
 
     fn finish_file(&mut self) -> std::result::Result<(), SnapshotError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        match writer.finish().map_err(|error| failure(&*self.owner.disk, error))? {
-            Ok(file) => self.files.push(file),
-            Err(Error::Corrupt { reason, .. }) => return Err(SnapshotError::Bad(reason)),
-            Err(error) => return Err(SnapshotError::Fatal(error)),
-        }
+        self.files.push(writer.finish().map_err(|error| failure(&*self.owner.disk, error))??);
         Ok(())
     }
 
@@ -343,7 +350,7 @@ impl SnapshotWriter {
     pub fn finish(mut self) -> std::result::Result<Received, SnapshotError> {
         self.finish_file()?;
         let files: Vec<File> = self.files.iter().cloned().map(File::from).collect();
-        let state = recovery::load_files(&*self.owner.disk, &files).map_err(SnapshotError::Fatal)?;
+        let state = recovery::load_files(&*self.owner.disk, &files)?;
         self.files.clear();
         Ok(Received { last: self.last, hash: self.hash, files, state })
     }
@@ -359,9 +366,5 @@ impl Drop for SnapshotWriter {
 }
 
 fn failure(disk: &dyn Disk, error: std::io::Error) -> SnapshotError {
-    let doing = format!("write a received file in {}", disk.path());
-    if is_shortage(&error) {
-        return SnapshotError::Full(format!("cannot {doing}: {error}"));
-    }
-    SnapshotError::Fatal(Error::Io { doing, source: error })
+    Error::Io { doing: format!("write a received file in {}", disk.path()), source: error }.into()
 }

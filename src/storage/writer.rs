@@ -93,6 +93,8 @@ pub enum Completion {
     Healed,
     /// Taken note of.
     Forgotten,
+    /// Nothing was done.
+    Stopped,
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -209,10 +211,12 @@ impl LogWriter {
                 self.install(&installation)?;
                 Ok(Completion::Installed)
             }
-            Job::Stop => Ok(Completion::Forgotten),
+            Job::Stop => Ok(Completion::Stopped),
             Job::Distrust => {
-                self.manifest.distrusted = true;
-                self.write_manifest()?;
+                // Whoever meets the damage says so, again and again; it is remembered once.
+                if !std::mem::replace(&mut self.manifest.distrusted, true) {
+                    self.write_manifest()?;
+                }
                 Ok(Completion::Distrusted)
             }
             Job::Heal => {
@@ -271,7 +275,7 @@ impl LogWriter {
         self.manifest.floor = EntryId::default();
         aside.iter().for_each(|id| self.manifest.find(*id).state = State::Dropped);
         self.write_manifest()?;
-        // Whether the removal works, or survives, does not matter: the next start sweeps what is left.
+        // Whether the removals work, or survive a power cut, does not matter: the next start removes what is left.
         let _ = self.disk.remove(super::quarantine::ASIDE);
         for id in aside {
             for name in [file_name(id), data_name(id), hint_name(id)] {
