@@ -156,7 +156,7 @@ pub struct Position {
     pub disk_bytes: u64,
     /// A start reads the log only behind this entry; hints name what the ones up to it did.
     pub hinted: u64,
-    /// What the scrubber has found.
+    /// What damage was found since the start.
     pub damage: Option<Arc<str>>,
     /// Bytes of files that have left the log.
     pub file_bytes: u64,
@@ -322,7 +322,8 @@ impl<C: Clone> Replica<C> {
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
             Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
             Event::Received { received, term } => self.on_received(*received, term),
-            Event::Scrubbed(damage) => self.upkeep.scrubbed(damage),
+            Event::Scrubbed => self.upkeep.scrubbed(),
+            Event::Damaged(text) => self.upkeep.damage = Some(text.into()),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -565,6 +566,7 @@ impl<C: Clone> Replica<C> {
         let able = room && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms;
         self.node.set_disk(able, full || waited >= self.limits.disk_stall_ms);
         self.node.set_short(self.preparing.has_refused());
+        self.node.set_damaged(self.upkeep.damage.is_some());
     }
 
     // ---- applying ----

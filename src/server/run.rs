@@ -177,7 +177,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    let disk = DiskThreads::start(workers, &inbox, &metrics)?;
+    let disk = DiskThreads::start(workers, &inbox, &metrics, founding.members.len() == 1)?;
     lose_as_told(&mut applier);
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
@@ -190,12 +190,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
             client_address: config.advertise_client.clone(),
             marks,
             snapshots: snapshots.clone(),
+            on_damage: disk.on_damage(),
             metrics: Arc::clone(&metrics),
             timing: sockets::Timing::default(),
         },
         inbox.clone(),
         Arc::clone(&view),
-        disk.fatal(&metrics),
+        disk.fatal(),
     )?);
     let mut node = Node::new(own, settings(config), rand::random(), recovered);
     node.set_floor(floor);
@@ -213,7 +214,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
-    client_port.serve_backups(snapshots);
+    client_port.serve_backups(snapshots, disk.on_damage());
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.

@@ -99,7 +99,7 @@ pub(super) struct Upkeep {
     installing: Option<Received>,
     healing: bool,
     scrub: Scrub,
-    /// What the scrubber has found.
+    /// What damage was found last.
     pub(super) damage: Option<Arc<str>>,
 }
 
@@ -118,11 +118,8 @@ impl Upkeep {
         }
     }
 
-    pub(super) fn scrubbed(&mut self, damage: Option<String>) {
+    pub(super) fn scrubbed(&mut self) {
         self.scrub.running = false;
-        if let Some(damage) = damage {
-            self.damage = Some(damage.into());
-        }
     }
 
     /// Whether nothing may be appended.

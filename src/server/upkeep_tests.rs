@@ -22,6 +22,8 @@ struct Leading {
     workers: Workers,
     /// The last entries of the snapshots for the third node.
     offered: Vec<u64>,
+    /// To whom it has handed leadership.
+    successors: Vec<NodeId>,
 }
 
 impl Leading {
@@ -47,7 +49,7 @@ impl Leading {
         let node = Node::new(opened.node, settings, 1, Recovered { hard_state: opened.hard_state, outline, commit: 0 });
         let limits = Limits { retain_log_bytes: RETAINED, ..Limits::default() };
         let replica = Replica::new(node, opened.log, opened.applier, limits);
-        let mut leading = Leading { disk, replica, workers: opened.workers, offered: Vec::new() };
+        let mut leading = Leading { disk, replica, workers: opened.workers, offered: Vec::new(), successors: Vec::new() };
         leading.pass(1_000);
         assert!(leading.replica.is_leader(), "{:?}", leading.replica.position());
         leading
@@ -63,23 +65,28 @@ impl Leading {
         self.replica.handle(Event::Disk(completion));
     }
 
+    fn done(&mut self, outcome: Result<Job, PrepareError>, not_done: impl Fn(String) -> Event<()>) {
+        match outcome {
+            Ok(job) => self.write_job(job),
+            Err(PrepareError::Full(reason)) => self.replica.handle(not_done(reason)),
+            Err(PrepareError::Fatal(error)) => panic!("the disk is sound: {error}"),
+        }
+    }
+
     fn turn(&mut self) {
         let actions = self.replica.flush();
         actions.jobs.into_iter().for_each(|job| self.write_job(job));
         if let Some(min_bytes) = actions.prepare {
-            match self.workers.preparer.prepare(min_bytes) {
-                Ok(segment) => self.write_job(Job::List(segment)),
-                Err(PrepareError::Full(reason)) => self.replica.handle(Event::NotPrepared(reason)),
-                Err(PrepareError::Fatal(error)) => panic!("the disk is sound: {error}"),
-            }
+            let prepared = self.workers.preparer.prepare(min_bytes).map(Job::List);
+            self.done(prepared, Event::NotPrepared);
         }
         if let Some(job) = actions.hint {
-            let hinted = self.workers.hinter.make(&job).unwrap_or_else(|error| panic!("the disk is sound: {error:?}"));
-            self.write_job(Job::Hint(hinted));
+            let hinted = self.workers.hinter.make(&job).map(Job::Hint);
+            self.done(hinted, |_| Event::NotHinted { retry: true });
         }
         if let Some(job) = actions.merge {
-            let merged = self.workers.merger.merge(&job, &mut |_| {}).unwrap_or_else(|error| panic!("the disk is sound: {error:?}"));
-            self.write_job(Job::Merge(merged));
+            let merged = self.workers.merger.merge(&job, &mut |_| {}).map(Job::Merge);
+            self.done(merged, |_| Event::NotMerged { retry: true });
         }
         for snapshot in actions.snapshots {
             assert_eq!(snapshot.to, THIRD);
@@ -89,6 +96,9 @@ impl Leading {
     }
 
     fn answer(&mut self, Outgoing { envelope, .. }: Outgoing) {
+        if let Message::TimeoutNow = envelope.message {
+            self.successors.push(envelope.to);
+        }
         let reply = match envelope.message {
             Message::Append { prev, .. } if envelope.to == THIRD && self.replica.node().matched(THIRD) == Some(0) => {
                 Message::AppendRejected { prev_index: prev.index, hint: EntryId::default(), round: 0 }
@@ -193,8 +203,19 @@ fn a_transfer_that_creeps_keeps_no_more_log_than_there_is_room_for() {
     let mut leading = Leading::new();
     let last = leading.until_offered();
     leading.write(8 << 20);
-    leading.disk.set_free_bytes(Some(1_000));
+    leading.disk.set_free_bytes(Some(100_000));
     leading.write(4 << 20);
     leading.pass(3_000);
     assert!(leading.first() > last + 1, "on a full disk nothing is kept for it");
+}
+
+#[test]
+fn a_leader_with_damage_hands_leadership_over() {
+    let mut leading = Leading::new();
+    leading.pass(1_000);
+    assert_eq!(leading.successors, []);
+    leading.replica.handle(Event::Damaged("00000001.log is damaged".to_owned()));
+    leading.pass(500);
+    assert!(leading.successors.contains(&SECOND), "{:?}", leading.replica.position());
+    assert!(!leading.successors.contains(&THIRD), "it says nothing");
 }

@@ -170,7 +170,8 @@ impl Merger {
     /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
     pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for segment in files.0 {
+        drop(files.states);
+        for segment in files.files {
             for name in [segment.name().to_owned(), hint::hint_name(segment.id())] {
                 match self.owner.disk.remove(&name) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -195,7 +195,7 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
     let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
     let owner = Owner { disk: Arc::clone(&disk), cluster, node, numbers: Arc::clone(&numbers) };
     let scrubber = Scrubber { disk: Arc::clone(&disk) };
-    let snapshots = SnapshotMaker { owner: owner.clone() };
+    let snapshots = SnapshotMaker { owner: owner.clone(), reserve: Arc::clone(&reserve) };
     let merger = Merger { owner, store: Arc::clone(&store), reserve: Arc::clone(&reserve) };
     let preparer = Preparer { disk, cluster, node, segment_bytes: options.segment_bytes, numbers, reserve };
     let mut log = Log {

@@ -4,6 +4,7 @@
 use super::log::Log;
 use super::merge::{File, MergeJob, Merged};
 use super::segment::{HEADER_BLOCK, Segment};
+use super::snapshot::OldState;
 use super::state_hash::StateHash;
 use crate::raft::EntryId;
 use std::sync::Arc;
@@ -33,19 +34,23 @@ impl Retirement {
     }
 }
 
-/// Files that nobody needs any more, to be closed and removed where somebody may wait for it.
+/// What nobody needs any more, to be closed, removed and given back where somebody may wait for it.
 #[derive(Debug, Default)]
-pub struct Discarded(pub(super) Vec<Arc<Segment>>);
+pub struct Discarded {
+    pub(super) files: Vec<Arc<Segment>>,
+    pub(super) states: Vec<OldState>,
+}
 
 impl Discarded {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty() && self.states.is_empty()
     }
 
     /// Adds others.
     pub fn add(&mut self, others: Discarded) {
-        self.0.extend(others.0);
+        self.files.extend(others.files);
+        self.states.extend(others.states);
     }
 }
 
@@ -123,7 +128,8 @@ impl Log {
     /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
     pub fn take_discardable(&mut self) -> Discarded {
         // A snapshot that is being read holds its files, whose hints would be gone with them.
-        Discarded(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
+        let files = self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect();
+        Discarded { files, states: Vec::new() }
     }
 
     /// Bytes of files outside the log, and what a merge of all of them would leave of it.

@@ -72,6 +72,9 @@ fn a_snapshot_is_the_state_at_its_last_entry_whatever_happens_while_it_is_read()
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut sender = sender(&mut random);
     let whole = chunks(&sender, 1000);
+    let bytes: usize = whole.iter().map(|(_, bytes)| bytes.len()).sum();
+    let (least, most) = (sender.snapshot.least_bytes(), sender.snapshot.bytes());
+    assert!(least > 0 && least <= bytes as u64 && bytes as u64 <= most, "{least} {bytes} {most}, seed {seed}");
     // The sender goes on, retires and merges; the pinned files stay what they were.
     (0..200).for_each(|_| sender.pair.write_random(&mut random, 30).expect("written"));
     sender.pair.settle(0).expect("merged");
