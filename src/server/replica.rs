@@ -323,7 +323,7 @@ impl<C: Clone> Replica<C> {
             Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
             Event::Received { received, term } => self.on_received(*received, term),
             Event::Scrubbed => self.upkeep.scrubbed(),
-            Event::Damaged(text) => self.upkeep.damage = Some(text.into()),
+            Event::Damaged(text) => self.on_damaged(text),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -532,14 +532,6 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_)
-            | Completion::Retired(_)
-            | Completion::Merged(_)
-            | Completion::Installed
-            | Completion::Healed
-            | Completion::Distrusted
-            | Completion::Forgotten
-            | Completion::Stopped => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -547,6 +539,7 @@ impl<C: Clone> Replica<C> {
                     self.node.synced(sequence);
                 }
             }
+            completion => self.kept_up(completion),
         }
     }
 
@@ -566,7 +559,6 @@ impl<C: Clone> Replica<C> {
         let able = room && !self.upkeep.is_installing() && waited < self.limits.disk_slow_ms;
         self.node.set_disk(able, full || waited >= self.limits.disk_stall_ms);
         self.node.set_short(self.preparing.has_refused());
-        self.node.set_damaged(self.upkeep.damage.is_some());
     }
 
     // ---- applying ----

@@ -170,6 +170,12 @@ impl<C: Clone> Replica<C> {
         }
     }
 
+    /// Somebody found damage. Whoever leads is asked for everything, so another should.
+    pub(super) fn on_damaged(&mut self, text: String) {
+        self.upkeep.damage = Some(text.into());
+        self.node.set_damaged(true);
+    }
+
     /// One hint at a time, in the order of the log.
     fn ask_for_hint(&mut self) {
         if !self.upkeep.hint.may_begin(self.now) {
@@ -247,7 +253,8 @@ impl<C: Clone> Replica<C> {
         if self.preparing.is_short() {
             return u64::MAX;
         }
-        let (log_bytes, most) = (self.log.log_bytes(), retain.saturating_mul(PINNED_FACTOR));
+        // A log of a few segments is never much, however little of it is to be kept.
+        let (log_bytes, most) = (self.log.log_bytes(), retain.max(self.log.usual_bytes()).saturating_mul(PINNED_FACTOR));
         let kept = self.upkeep.transfers.values().filter(|transfer| log_bytes <= most.saturating_add(transfer.bytes));
         kept.map(|transfer| transfer.reached + 1).min().unwrap_or(u64::MAX)
     }

@@ -140,8 +140,9 @@
 //!
 //! # Leaving the log
 //!
-//! The log keeps as many bytes as it is told to, what a membership or a snapshot on its way needs, and, up to four times those bytes, what
-//! followers lack. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
+//! The log keeps as many bytes as it is told to, what a membership needs, and, up to four times those bytes, what followers lack. What
+//! comes behind a snapshot on its way stays until the follower has caught up, as long as it makes progress and the disk has room, up to
+//! sixteen times those bytes and the size of the snapshot. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
 //! are no longer in the log. Nothing is copied. They go on as files that hold values, next to data files, and their hints are needed from
 //! then on.
 //!
@@ -168,7 +169,8 @@
 //! # Damage
 //!
 //! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
-//! from the disk and not from the cache, once a day.
+//! from the disk and not from the cache, once a day. A sector that cannot be read is damage, too; a file that this process cannot open now,
+//! for lack of descriptors perhaps, is not. Whoever finds damage while the node runs sets *distrusted*.
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
 //!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last

@@ -69,6 +69,11 @@ impl Log {
         self.segments.iter().map(|segment| segment.segment.length()).sum()
     }
 
+    /// About what a segment of the usual size takes, in bytes.
+    pub fn usual_bytes(&self) -> u64 {
+        self.usual_capacity
+    }
+
     /// The oldest segments, if they may leave the log: they have hints, at least `retain` bytes of log stay, and so does every entry from
     /// `needed` on. A membership stays in the log, and so does the last segment.
     pub fn next_retirement(&self, retain: u64, needed: u64) -> Option<Retirement> {
