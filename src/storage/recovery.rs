@@ -14,7 +14,7 @@ use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merger};
 use super::preparer::Preparer;
-use super::quarantine::{ASIDE, quarantine};
+use super::quarantine::quarantine;
 use super::reserve::Reserve;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
@@ -472,7 +472,7 @@ fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && listed.state.has_hint());
     let stray = |name: &String| hint::id_of(name).is_some_and(|id| !hinted(id));
     // A power cut may have brought it back after what it lists was given up.
-    let outdated = |name: &String| name == ASIDE && writer.manifest.floor == EntryId::default();
+    let outdated = |name: &String| name == super::quarantine::ASIDE && writer.manifest.floor == EntryId::default();
     let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name) || outdated(name));
     remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;
     if !dropped.is_empty() {
