@@ -29,14 +29,17 @@ pub(super) const ASIDE: &str = "manifest.aside";
 /// is what is damaged.
 pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardState, damage: Error) -> Result<()> {
     let Error::Corrupt { file, .. } = &damage else { return Err(damage) };
+    if writer.manifest.floor == EntryId::default() {
+        // Nothing is put aside. If there is a list nevertheless, a power cut has brought back one that was given up.
+        let _ = writer.disk.remove(ASIDE);
+    }
     if file == super::manifest::NAME || file == super::writer::HARD_STATE_NAME {
         return Err(damage);
     }
     let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
-    let kept = writer.manifest.floor.term > 0;
-    keep_manifest(&*writer.disk, kept).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
+    keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;
@@ -47,10 +50,9 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     writer.write_manifest()
 }
 
-/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is: `kept` says that what it
-/// lists is still put aside.
-fn keep_manifest(disk: &dyn Disk, kept: bool) -> io::Result<()> {
-    if kept && disk.list()?.iter().any(|name| name == ASIDE) {
+/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is.
+fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
+    if disk.list()?.iter().any(|name| name == ASIDE) {
         return Ok(());
     }
     let file = disk.open(super::manifest::NAME)?;
