@@ -12,27 +12,31 @@ pub(super) struct Fitness {
     pub(super) stalled: bool,
     /// There is room for some records, and others were refused for lack of it.
     pub(super) short: bool,
+    /// Some of what it has cannot be read, and a leader is asked for all of it.
+    pub(super) damaged: bool,
     /// The last entry of a log that was lost; zero when the present one has reached it.
     pub(super) floor: EntryId,
 }
 
 impl Fitness {
     /// Nothing was said yet.
-    pub(super) const UNKNOWN: Fitness = Fitness { able: true, stalled: false, short: false, floor: EntryId { term: 0, index: 0 } };
+    pub(super) const UNKNOWN: Fitness =
+        Fitness { able: true, stalled: false, short: false, damaged: false, floor: EntryId { term: 0, index: 0 } };
 
-    /// Whether to seek leadership when nobody leads. A node that is short does: where all are, somebody must lead for the sake of reads.
+    /// Whether to seek leadership when nobody leads. A node that is short or damaged does: where all are, somebody must lead for the sake of
+    /// reads.
     pub(super) fn may_campaign(self) -> bool {
         self.able && !self.stalled && self.floor.term == 0
     }
 
     /// Whether to be handed leadership by a node that cannot do its work.
     pub(super) fn may_succeed(self) -> bool {
-        self.able && !self.short && self.floor.term == 0
+        self.able && !self.short && !self.damaged && self.floor.term == 0
     }
 
     /// Whether another should lead.
     pub(super) fn should_yield(self) -> bool {
-        self.stalled || self.short
+        self.stalled || self.short || self.damaged
     }
 }
 
@@ -82,6 +86,12 @@ impl Node {
         if asked && floor.term == self.state.term {
             floor.index = floor.index.min(index);
         }
+    }
+
+    /// Tells the core whether some of what this node has cannot be read. As leader it hands leadership to a node without damage, and keeps it
+    /// if there is none.
+    pub fn set_damaged(&mut self, damaged: bool) {
+        self.fitness.damaged = damaged;
     }
 
     /// Tells the core whether clients' records are refused for lack of room while smaller ones still have some. As leader it hands

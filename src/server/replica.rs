@@ -156,7 +156,7 @@ pub struct Position {
     pub disk_bytes: u64,
     /// A start reads the log only behind this entry; hints name what the ones up to it did.
     pub hinted: u64,
-    /// What the scrubber has found.
+    /// What damage was found since the start.
     pub damage: Option<Arc<str>>,
     /// Bytes of files that have left the log.
     pub file_bytes: u64,
@@ -205,7 +205,7 @@ pub struct Replica<C> {
     /// Milliseconds since start.
     pub(super) now: u64,
     pub(super) disk: DiskWatch,
-    preparing: Preparing,
+    pub(super) preparing: Preparing,
     pub(super) upkeep: Upkeep,
     pub(super) comparison: Comparison,
     confirmed_round: u64,
@@ -322,7 +322,8 @@ impl<C: Clone> Replica<C> {
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
             Event::NotMerged { retry } => self.not_merged(retry),
             Event::Received { received, term } => self.on_received(*received, term),
-            Event::Scrubbed(damage) => self.upkeep.scrubbed(damage),
+            Event::Scrubbed => self.upkeep.scrubbed(),
+            Event::Damaged(text) => self.on_damaged(text),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -531,13 +532,6 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_)
-            | Completion::Retired(_)
-            | Completion::Merged(_)
-            | Completion::Installed
-            | Completion::Healed(_)
-            | Completion::Distrusted
-            | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -545,6 +539,7 @@ impl<C: Clone> Replica<C> {
                     self.node.synced(sequence);
                 }
             }
+            completion => self.kept_up(completion),
         }
     }
 

@@ -136,11 +136,6 @@ impl Manifest {
         FRONT_BYTES + (self.segments.len() + more) * ENTRY_BYTES <= CAPACITY
     }
 
-    /// Whether a file with this number is part of what a start reads.
-    pub(super) fn needs(&self, id: u32) -> bool {
-        self.segments.iter().any(|listed| listed.id == id && !matches!(listed.state, State::Dropped | State::Quarantined))
-    }
-
     /// The last entry that hints in the log cover; zero if they cover none.
     pub(super) fn hinted(&self) -> u64 {
         let last = |listed: &Listed| if let State::Hinted { last, .. } = listed.state { Some(last) } else { None };

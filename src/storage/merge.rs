@@ -144,9 +144,9 @@ impl Merger {
     /// Merges: when it returns, the outputs are durable and the index points to them. `pace` is told how many bytes were read or written
     /// since the last call, and may wait.
     pub fn merge(&self, job: &MergeJob, pace: &mut dyn FnMut(u64)) -> std::result::Result<Merged, PrepareError> {
-        let hints = self.hints(&job.inputs, pace).map_err(PrepareError::Fatal)?;
+        let hints = self.hints(&job.inputs, pace)?;
         let job = &job.cut_to(hints.len());
-        let kept = self.kept(job, &hints, pace).map_err(PrepareError::Fatal)?;
+        let kept = self.kept(job, &hints, pace)?;
         let copied = self.reserve.with_room(|| {
             let (mut outputs, mut moves) = (Vec::new(), Moves::new());
             match self.copy(job, &kept, &mut outputs, &mut moves, pace) {
@@ -157,7 +157,7 @@ impl Merger {
         });
         let (outputs, moves) = match copied {
             Ok(Ok(copied)) => copied,
-            Ok(Err(error)) => return Err(PrepareError::Fatal(error)),
+            Ok(Err(error)) => return Err(error.into()),
             Err(error) => {
                 let doing = format!("write a merged file in {}", self.owner.disk.path());
                 let shortage = is_shortage(&error);
@@ -181,7 +181,8 @@ impl Merger {
     /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
     pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for segment in files.segments {
+        drop(files.states);
+        for segment in files.files {
             self.remove(segment.name())?;
             self.remove(&hint::hint_name(segment.id()))?;
             ids.push(segment.id());

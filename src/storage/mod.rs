@@ -141,8 +141,9 @@
 //!
 //! # Leaving the log
 //!
-//! The log keeps as many bytes as it is told to, what a membership or a snapshot on its way needs, and, up to four times those bytes, what
-//! followers lack. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
+//! The log keeps as many bytes as it is told to, what a membership needs, and, up to four times those bytes, what followers lack. What
+//! comes behind a snapshot on its way stays until the follower has caught up, as long as it makes progress and the disk has room, up to
+//! sixteen times those bytes and the size of the snapshot. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
 //! are no longer in the log. Nothing is copied. They go on as files that hold values, next to data files, and their hints are needed from
 //! then on.
 //!
@@ -169,7 +170,9 @@
 //! # Damage
 //!
 //! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file once
-//! a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps.
+//! a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps. A
+//! sector that cannot be read is damage, too; a file that this process cannot open now, for lack of descriptors perhaps, is not. Whoever
+//! finds damage while the node runs sets *distrusted*.
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
 //!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
@@ -306,6 +309,8 @@ mod tail;
 pub mod writer;
 
 use crate::error::Error;
+use rustix::io::Errno;
+use std::io;
 
 /// Settings of the storage engine.
 #[derive(Clone, Copy, Debug)]
@@ -326,6 +331,22 @@ fn without_remedy(error: &Error) -> String {
 
 fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
     Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }
+}
+
+/// Whether a failed read says that the disk no longer has the bytes, or has them and knows that they are wrong. Every other error says
+/// something about this process or this moment, and nothing about the file.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::UnexpectedEof || lost.iter().any(|errno| Some(errno.raw_os_error()) == code)
+}
+
+/// What a failed read of a file at `offset` comes to.
+fn unread(file: &str, offset: u64, source: io::Error) -> Error {
+    if is_lost(&source) {
+        return corrupt(file, offset, format!("it cannot be read: {source}"));
+    }
+    Error::Io { doing: format!("read {file} at {offset}"), source }
 }
 
 fn newer(file: &str, found: u32, known: u32) -> Error {

@@ -196,7 +196,7 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found, 
     let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
     let owner = Owner { disk: Arc::clone(&disk), cluster, node, numbers: Arc::clone(&numbers) };
     let scrubber = Scrubber { disk: Arc::clone(&disk) };
-    let snapshots = SnapshotMaker { owner: owner.clone() };
+    let snapshots = SnapshotMaker { owner: owner.clone(), reserve: Arc::clone(&reserve) };
     let merger = Merger { owner, store: Arc::clone(&store), reserve: Arc::clone(&reserve) };
     let preparer = Preparer { disk, cluster, node, segment_bytes: options.segment_bytes, numbers, reserve };
     let mut log = Log {
@@ -473,9 +473,9 @@ fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     // A hint counts only once the manifest names it.
     let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && listed.state.has_hint());
     let stray = |name: &String| hint::id_of(name).is_some_and(|id| !hinted(id));
-    let healed = writer.manifest.floor == EntryId::default();
-    let useless = |name: &String| dropped.contains(name) || unlisted.contains(name) || stray(name) || (healed && name == aside::NAME);
-    let present = names.iter().filter(|name| useless(name));
+    // A power cut may have brought the list back after what it lists was given up.
+    let outdated = |name: &String| name == aside::NAME && writer.manifest.floor == EntryId::default();
+    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name) || outdated(name));
     remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;
     if !dropped.is_empty() {
         writer.manifest.segments.retain(|listed| listed.state != State::Dropped);

@@ -4,6 +4,7 @@
 use super::log::Log;
 use super::merge::{File, MergeJob, Merged};
 use super::segment::{HEADER_BLOCK, Segment};
+use super::snapshot::OldState;
 use super::state_hash::StateHash;
 use crate::raft::EntryId;
 use std::sync::Arc;
@@ -35,33 +36,30 @@ impl Retirement {
     }
 }
 
-/// Files that nobody needs any more, to be closed and removed where somebody may wait for it.
+/// What nobody needs any more, to be closed, removed and given back where somebody may wait for it.
 #[derive(Debug, Default)]
 pub struct Discarded {
-    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) files: Vec<Arc<Segment>>,
+    pub(super) states: Vec<OldState>,
     /// Numbers of files that were put aside because of damage, and that nobody has open.
     pub(super) put_aside: Vec<u32>,
 }
 
 impl Discarded {
-    /// These, which nobody reads.
-    pub(super) fn of(segments: Vec<Arc<Segment>>) -> Discarded {
-        Discarded { segments, put_aside: Vec::new() }
-    }
-
     /// What was put aside because of damage and is not needed any more, by its numbers; and the list of it.
     pub fn put_aside(ids: Vec<u32>) -> Discarded {
-        Discarded { segments: Vec::new(), put_aside: ids }
+        Discarded { put_aside: ids, ..Discarded::default() }
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.put_aside.is_empty()
+        self.files.is_empty() && self.states.is_empty() && self.put_aside.is_empty()
     }
 
     /// Adds others.
     pub fn add(&mut self, others: Discarded) {
-        self.segments.extend(others.segments);
+        self.files.extend(others.files);
+        self.states.extend(others.states);
         self.put_aside.extend(others.put_aside);
     }
 }
@@ -81,6 +79,11 @@ impl Log {
     /// Length of the log's segments in bytes, without prepared ones.
     pub fn log_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.segment.length()).sum()
+    }
+
+    /// About what a segment of the usual size takes, in bytes.
+    pub fn usual_bytes(&self) -> u64 {
+        self.usual_capacity
     }
 
     /// The oldest segments, if they may leave the log: they have hints, at least `retain` bytes of log stay, and so does every entry from
@@ -130,7 +133,7 @@ impl Log {
 
     pub(super) fn merged(&mut self, merged: &Merged) {
         for id in &merged.inputs {
-            self.leaving.extend(self.files.remove(id).map(|file| file.segment));
+            self.leaving.extend(self.files.remove(id).map(|file| file.segment).inspect(|segment| segment.give_up()));
             self.store.forget_segment(*id);
         }
         for output in &merged.outputs {
@@ -143,7 +146,8 @@ impl Log {
     /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
     pub fn take_discardable(&mut self) -> Discarded {
         // A snapshot that is being read holds its files, whose hints would be gone with them.
-        Discarded::of(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
+        let files = self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect();
+        Discarded { files, ..Discarded::default() }
     }
 
     /// Bytes of files outside the log, and what a merge of all of them would leave of it.

@@ -50,8 +50,6 @@ pub enum Job {
     Stop,
     /// Damage was found: the next start is not to go on with these files.
     Distrust,
-    /// Damage was found in the file with this number: the same, unless the manifest has given the file up meanwhile.
-    DistrustFile(u32),
     /// The log has reached the floor: what was put aside is not needed any more.
     Heal,
     /// Files that the manifest no longer needs have been removed for good.
@@ -94,6 +92,8 @@ pub enum Completion {
     Healed(Vec<u32>),
     /// Taken note of.
     Forgotten,
+    /// Nothing was done.
+    Stopped,
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -210,11 +210,12 @@ impl LogWriter {
                 self.install(&installation)?;
                 Ok(Completion::Installed)
             }
-            Job::Stop => Ok(Completion::Forgotten),
-            Job::DistrustFile(id) if !self.manifest.needs(id) => Ok(Completion::Forgotten),
-            Job::Distrust | Job::DistrustFile(_) => {
-                self.manifest.distrusted = true;
-                self.write_manifest()?;
+            Job::Stop => Ok(Completion::Stopped),
+            Job::Distrust => {
+                // Whoever meets the damage says so, again and again; it is remembered once.
+                if !std::mem::replace(&mut self.manifest.distrusted, true) {
+                    self.write_manifest()?;
+                }
                 Ok(Completion::Distrusted)
             }
             Job::Heal => Ok(Completion::Healed(self.heal()?)),

@@ -464,8 +464,7 @@ impl DiskEffect {
             | Job::Forget(_)
             | Job::Heal
             | Job::Stop
-            | Job::Distrust
-            | Job::DistrustFile(_) => DiskEffect::Nothing,
+            | Job::Distrust => DiskEffect::Nothing,
         }
     }
 

@@ -15,6 +15,7 @@ mod restore;
 mod room;
 mod scrub;
 mod snapshots;
+mod unread;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
