@@ -38,7 +38,7 @@
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
 //! | `0000001a.hint` | the hint of the segment or the data file of that number | once: some time after the seal, or with the data file |
 //! | `0000001b.data` | a data file: values that have left the log | once, by a merge, a snapshot or a restore |
-//! | `manifest.aside` | the manifest from before all was put aside because of damage: its payload and the CRC u32 of that | when that happens |
+//! | `manifest.aside` | the manifest from before all was put aside: its payload, and the CRC u32 of that | because of damage |
 //! | `manifest.back` | the same, given this name by whoever wants it back | by a person |
 //! | `reserve` | nothing: space held back, see below | once, and again after it was given away |
 //! | `*.tmp` | half-made; removed at the next start | |
