@@ -23,8 +23,8 @@ impl Fitness {
     pub(super) const UNKNOWN: Fitness =
         Fitness { able: true, stalled: false, short: false, damaged: false, floor: EntryId { term: 0, index: 0 } };
 
-    /// Whether to seek leadership when nobody leads. A node that is short or damaged does: where all are, somebody must lead for the sake of
-    /// reads.
+    /// Whether to seek leadership when nobody leads. A node that is short or damaged does: where all are, somebody must lead, for the sake
+    /// of reads.
     pub(super) fn may_campaign(self) -> bool {
         self.able && !self.stalled && self.floor.term == 0
     }
@@ -88,8 +88,8 @@ impl Node {
         }
     }
 
-    /// Tells the core whether some of what this node has cannot be read. As leader it hands leadership to a node without damage, and keeps it
-    /// if there is none.
+    /// Tells the core whether some of what this node has cannot be read. As leader it hands leadership to a node without damage, and keeps
+    /// it if there is none.
     pub fn set_damaged(&mut self, damaged: bool) {
         self.fitness.damaged = damaged;
     }

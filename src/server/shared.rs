@@ -24,7 +24,8 @@ use crate::storage::snapshot::SnapshotMaker;
 /// Called when the process must not go on: the marks could not be made durable, or a record of the own log cannot be read.
 pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;
 
-/// Is told of damage that was found in files of this node, from any thread, and returns at once. It may be told of the same again and again.
+/// Is told of damage that was found in files of this node, from any thread, and returns at once. It may be told of the same again and
+/// again.
 pub type OnDamage = Arc<dyn Fn(&Error) + Send + Sync>;
 
 /// State of the transport. No lock in here is held over I/O, except the one around the marks' file.

@@ -23,9 +23,6 @@ const LAGGING_FACTOR: u64 = 4;
 const SNAPSHOT_RETRY_MS: u64 = 500;
 /// A follower that has taken over a snapshot, and then nothing for so long, is not kept log for.
 const SNAPSHOT_PINNED_MS: u64 = 60_000;
-/// Log is kept for snapshots until it is longer than it should be by this factor and the snapshot's own size: a transfer takes the longer
-/// the larger it is, but one that creeps must not fill the disk.
-const PINNED_FACTOR: u64 = 16;
 
 /// One kind of work.
 #[derive(Debug, Default)]
@@ -260,7 +257,7 @@ impl<C: Clone> Replica<C> {
             return u64::MAX;
         }
         // A log of a few segments is never much, however little of it is to be kept.
-        let (log_bytes, most) = (self.log.log_bytes(), retain.max(self.log.usual_bytes()).saturating_mul(PINNED_FACTOR));
+        let (log_bytes, most) = (self.log.log_bytes(), retain.max(self.log.usual_bytes()).saturating_mul(self.limits.pinned_log_factor));
         let kept = self.upkeep.transfers.values().filter(|transfer| log_bytes <= most.saturating_add(transfer.bytes));
         kept.map(|transfer| transfer.reached + 1).min().unwrap_or(u64::MAX)
     }

@@ -143,9 +143,9 @@
 //!
 //! The log keeps as many bytes as it is told to, what a membership needs, and, up to four times those bytes, what followers lack. What
 //! comes behind a snapshot on its way stays until the follower has caught up, as long as it makes progress and the disk has room, up to
-//! sixteen times those bytes and the size of the snapshot. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
-//! are no longer in the log. Nothing is copied. They go on as files that hold values, next to data files, and their hints are needed from
-//! then on.
+//! sixteen times those bytes and the size of the snapshot. Hinted segments in front of that are *retired*: one change of the manifest
+//! moves *base* behind them and says that they are no longer in the log. Nothing is copied. They go on as files that hold values, next to
+//! data files, and their hints are needed from then on.
 //!
 //! A *data file* ([`merge`], [`snapshot`], [`restore`]) has the header block of a segment with another magic, "ApexKVdt", and seed 0;
 //! behind it stand records, back to back, up to the end: one operation each, which sets or deletes, with the index and term of the entry

@@ -19,7 +19,8 @@ const PART: usize = 1 << 20;
 /// Why there is no new segment.
 #[derive(Debug)]
 pub enum PrepareError {
-    /// No room, no quota, no file handles or no memory for a map; what was begun has been removed. Text for a person; it can be tried later.
+    /// No room, no quota, no file handles or no memory for a map; what was begun has been removed. Text for a person; it can be tried
+    /// later.
     Full(String),
     /// Anything else: the process must end.
     Fatal(Error),
