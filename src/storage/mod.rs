@@ -169,8 +169,8 @@
 //!
 //! # Damage
 //!
-//! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file once
-//! a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps. A
+//! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
+//! once a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps. A
 //! sector that cannot be read is damage, too; a file that this process cannot open now, for lack of descriptors perhaps, is not. Whoever
 //! finds damage while the node runs sets *distrusted*.
 //!

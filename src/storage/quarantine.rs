@@ -3,7 +3,8 @@
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.
 //!
-//! The manifest as it was is kept beside the new one ([`aside`]): if no other node has the data, whoever can mend the files has it put back.
+//! The manifest as it was is kept beside the new one ([`aside`]): if no other node has the data, whoever can mend the files has it put
+//! back.
 //!
 //! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does one with a file of
 //! the log that the manifest does not list, and a cluster of one, where nobody else has the data. Then nothing is changed.
