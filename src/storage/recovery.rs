@@ -179,7 +179,7 @@ fn read(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Op
 }
 
 /// Seals what was interrupted, sweeps what is not needed, and puts everything together.
-fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found, unlisted: &[String]) -> Result<Recovered> {
+fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found, unlisted: &Unlisted) -> Result<Recovered> {
     let Found { sorted, scan, edits, active } = found;
     let (base, base_hash) = (writer.manifest.base, writer.manifest.base_hash);
     let (last, store) = (scan.last, Arc::clone(scan.store()));
@@ -188,9 +188,8 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found, 
     if !edits.is_empty() {
         writer.edit(&edits, commit)?;
     }
-    sweep(&mut writer, unlisted)?;
-    let listed_last = writer.manifest.last_id;
-    let next_id = unlisted.iter().filter_map(|name| id_of(name).or(data_id_of(name))).fold(listed_last, u32::max) + 1;
+    sweep(&mut writer, &unlisted.removable)?;
+    let next_id = writer.manifest.last_id.max(unlisted.highest) + 1;
     let (disk, cluster, numbers) = (Arc::clone(&writer.disk), writer.cluster, Arc::new(Numbers::new(next_id)));
     let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes)?;
     let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
@@ -415,34 +414,52 @@ impl Sorted {
     }
 }
 
+/// Files that the manifest does not list.
+#[derive(Default)]
+struct Unlisted {
+    /// Those that nobody needs.
+    removable: Vec<String>,
+    /// The highest number among all of them.
+    highest: u32,
+}
+
 /// Segment files that the manifest does not know of: the preparer's process died before they were listed. None can hold a batch.
-fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
+fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     let listed = |id| writer.manifest.segments.iter().any(|listed| listed.id == id);
-    let mut unlisted = Vec::new();
+    let mut unlisted = Unlisted::default();
     for name in names {
-        if data_id_of(&name).is_some_and(|id| !listed(id)) {
+        if let Some(id) = data_id_of(&name).filter(|id| !listed(*id)) {
             // A merge that did not come to its end. What it copied stands in its inputs.
-            unlisted.push(name);
+            unlisted.highest = unlisted.highest.max(id);
+            unlisted.removable.push(name);
             continue;
         }
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
-        check_unlisted(&*writer.disk, id, writer.cluster)?;
-        unlisted.push(name);
+        unlisted.highest = unlisted.highest.max(id);
+        if may_be_removed(&*writer.disk, id, writer.cluster, writer.manifest.last_id)? {
+            unlisted.removable.push(name);
+        } else {
+            log::warn!("{name} was never listed, so nothing was written to it, and its header is damaged; it is left alone, remove it");
+        }
     }
     Ok(unlisted)
 }
 
-/// Whether a segment that nobody lists may be removed.
-pub(super) fn check_unlisted(disk: &dyn Disk, id: u32, cluster: u128) -> Result<()> {
+/// Whether a segment that nobody lists may be removed: it holds nothing. `last_id` is the highest number that was ever listed; one above
+/// that was never written to, so it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
+pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128, last_id: u32) -> Result<bool> {
     let name = file_name(id);
     if id > manifest::ID_MAX {
         return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
     }
-    let segment = Segment::open(disk, id, cluster)?;
+    let segment = match Segment::open(disk, id, cluster) {
+        Err(Error::Corrupt { .. }) if id > last_id => return Ok(false),
+        opened => opened?,
+    };
     match tail::find_batch(&segment, HEADER_BLOCK)? {
         Some(at) => Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME))),
-        None => Ok(()),
+        None => Ok(true),
     }
 }
 

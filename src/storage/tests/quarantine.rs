@@ -65,6 +65,10 @@ fn has(device: &SimulatedDisk, name: &str) -> bool {
     device.boot().list().expect("listed").iter().any(|other| other == name)
 }
 
+fn has_now(engine: &Engine, name: &str) -> bool {
+    engine.writer.disk.list().expect("listed").iter().any(|other| other == name)
+}
+
 fn id(term: u64, index: u64) -> EntryId {
     EntryId { term, index }
 }
@@ -99,17 +103,27 @@ fn the_floor_of_a_log_whose_open_segment_is_lost_is_bounded_by_what_fits_it() {
 }
 
 #[test]
-fn a_stray_segment_file_refuses_the_start_and_changes_nothing() {
+fn a_segment_that_was_never_listed_and_cannot_be_opened_is_left_alone() {
     let device = written(&[1], 3);
-    let bytes = device.durable("00000001.log").expect("there");
-    for stray in [bytes.clone(), vec![1; 100]] {
-        device.put("00000009.log", &stray);
-        let error = open_one_of_three(device.boot()).err().expect("it may hold what was acknowledged");
-        damage_at(&error, "00000009.log");
-        device.crash(&CrashPolicy::LoseAll);
-        device.delete("00000009.log").expect("there");
-        let (engine, floor) = open_one_of_three(device.boot()).expect("the stray file is gone");
+    let (mut engine, _) = open_one_of_three(device.boot()).expect("opened");
+    let prepared = engine.preparer.prepare(0).expect("there is room").name().to_owned();
+    drop(engine);
+    device.kill();
+    device.rot(&prepared, 10, 1).expect("rotted");
+    let other = device.durable("00000001.log").expect("there");
+    device.put("00000009.log", &other);
+    for _ in 0..2 {
+        let (mut engine, floor) = open_one_of_three(device.boot()).expect("nothing that counts is damaged");
         assert_eq!((engine.last(), floor), (id(1, 3), EntryId::default()));
+        assert!(has_now(&engine, &prepared) && has_now(&engine, "00000009.log"));
+        assert!(engine.preparer.prepare(0).expect("there is room").name() > "00000009.log", "a number is used once");
+        stop(engine, &device);
+    }
+    // Nor does it keep the node from putting everything aside.
+    rot_first_record(&device);
+    for _ in 0..2 {
+        let (engine, floor) = open_one_of_three(device.boot()).expect("put aside");
+        assert_eq!((engine.last(), floor), (EntryId::default(), id(1, 3)));
         stop(engine, &device);
     }
 }
