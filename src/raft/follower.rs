@@ -158,6 +158,7 @@ impl Node {
         self.heard_round = self.heard_round.max(round);
         self.commit_up_to(commit, if planted(94) { self.outline.last().index } else { self.verified });
         self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.fitness.may_succeed() });
+        self.ask_for_floor(from);
         // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
         if commit < self.durable.min(self.verified) {
             self.acknowledge();

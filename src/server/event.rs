@@ -52,8 +52,10 @@ pub enum Event<C> {
         /// The term of the leader that sent it.
         term: u64,
     },
-    /// A file was read again; text for a person if it is damaged.
-    Scrubbed(Option<String>),
+    /// A file was read again.
+    Scrubbed,
+    /// Somebody found damage; text for a person.
+    Damaged(String),
     /// Sending a snapshot to a follower has come to an end, good or bad.
     SnapshotEnded(NodeId),
     /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.

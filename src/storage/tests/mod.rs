@@ -8,11 +8,14 @@ mod inspect;
 mod keys;
 mod log;
 mod merges;
+mod quarantine;
 mod real_files;
 mod restore;
+
 mod room;
 mod scrub;
 mod snapshots;
+mod unread;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};
