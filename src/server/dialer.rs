@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::event::LinkChange;
 use super::identity::{Mark, Refusal, Verdict, judge};
 use super::shared::Shared;
 use super::sockets::{connect, describe_error, greet};
@@ -59,6 +60,7 @@ impl Dialer {
         match judge(self.shared.standing(), mark.as_ref(), welcome) {
             Verdict::Accept { .. } => {
                 self.shared.learn_address(self.peer, welcome);
+                self.shared.registry.inbox().link(self.peer, LinkChange::Welcomed { last: welcome.last });
                 Ok(())
             }
             Verdict::Refuse(refusal @ Refusal::Unfounded { .. }) => Err(refusal.to_string()),

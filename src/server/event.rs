@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::protocol::peer::Note;
-use crate::raft::{Envelope, NodeId};
+use crate::raft::{EntryId, Envelope, NodeId};
 use crate::storage::log::Piece;
 use crate::storage::snapshot::{Received, Snapshot};
 use crate::storage::state_at::StateAt;
@@ -64,6 +64,11 @@ pub enum LinkChange {
     Up {
         /// The peer has been restarted since: progress starts afresh.
         fresh: bool,
+    },
+    /// It has welcomed a link of ours.
+    Welcomed {
+        /// Where its log ended then, when this process was running already.
+        last: EntryId,
     },
     /// Its control link to us broke (reset, end of stream, silence).
     Down,

@@ -314,6 +314,7 @@ impl<C: Clone> Replica<C> {
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Note(from, note) => self.on_note(from, note),
             Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
+            Event::Link(peer, LinkChange::Welcomed { last }) => self.upkeep.welcomed(peer, last),
             Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
             Event::Link(peer, LinkChange::Arriving) => self.node.arriving(peer),

@@ -1,11 +1,12 @@
 //! What a replica promises the threads around it, on a cluster of one with a simulated disk.
 
 use super::*;
-use crate::raft::{Config, Outline, Recovered, Settings};
+use crate::raft::{Config, Envelope, Outline, Recovered, Settings};
 use crate::server::event::{Request, Slot};
 use crate::storage::Options;
 use crate::storage::directory::{Directory, Founding, FoundingMember};
 use crate::storage::preparer::{PrepareError, Preparer};
+use crate::storage::quarantine::END_UNKNOWN;
 use crate::storage::record::{Operation, encode_operation};
 use crate::storage::simulated::SimulatedDisk;
 use crate::storage::writer::LogWriter;
@@ -19,12 +20,17 @@ struct Alone {
 
 impl Alone {
     fn new(limits: Limits) -> Alone {
+        Alone::among(&[1], limits)
+    }
+
+    /// The first of these voters; the others are played by the test.
+    fn among(voters: &[u32], limits: Limits) -> Alone {
         let disk = SimulatedDisk::new(1);
         let mut directory = Directory::open(disk.boot(), "a:1").expect("the disk is sound");
         let members = vec![FoundingMember { id: "a:1".to_owned(), uuid: directory.identity().uuid }];
         directory.found(&Founding { cluster: 1, members }).expect("the disk is sound");
         let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20 }).expect("the disk is sound");
-        let config = Config { voters: vec![opened.node], learners: Vec::new() };
+        let config = Config { voters: voters.iter().copied().map(NodeId).collect(), learners: Vec::new() };
         let outline = Outline::new(EntryId::default(), config);
         let settings = Settings {
             election_ticks: 150,
@@ -281,4 +287,35 @@ fn a_node_ends_over_what_it_has_told_of_its_present_state_and_nothing_else() {
         assert_eq!(fatal.is_some(), ends, "{note:?}: {fatal:?}");
         assert!(fatal.is_none_or(|(code, text)| code == 7 && text.contains(&hash.to_string()) && text.contains(&other.to_string())));
     }
+}
+
+/// A node of three whose log was put aside, and of its end only the term is known, hears the leader of that term. `welcome` is how far the
+/// leader's log went when it welcomed the node.
+fn floor_after(welcome: Option<EntryId>) -> EntryId {
+    let mut node = Alone::among(&[1, 2, 3], Limits::default());
+    node.replica.node.set_floor(EntryId { term: 1, index: END_UNKNOWN });
+    let hears = |node: &mut Alone| {
+        let message = Message::Heartbeat { commit: 0, round: 0 };
+        let envelope = Envelope { from: NodeId(2), to: NodeId(1), term: 1, message };
+        node.replica.handle(Event::Peer(Incoming { envelope, records: Vec::new() }));
+        node.turn();
+    };
+    hears(&mut node);
+    // Who does not lead says nothing about what the leader has written.
+    node.replica.handle(Event::Link(NodeId(3), LinkChange::Welcomed { last: EntryId { term: 1, index: 3 } }));
+    if let Some(last) = welcome {
+        node.replica.handle(Event::Link(NodeId(2), LinkChange::Welcomed { last }));
+    }
+    hears(&mut node);
+    node.replica.node().floor()
+}
+
+#[test]
+fn the_leader_knows_how_far_a_log_went_whose_end_was_lost() {
+    let unknown = EntryId { term: 1, index: END_UNKNOWN };
+    assert_eq!(floor_after(None), unknown);
+    let last = EntryId { term: 1, index: 7 };
+    assert_eq!(floor_after(Some(last)), last);
+    // It had written nothing in this term yet, so nothing of it can have been acknowledged before.
+    assert_eq!(floor_after(Some(EntryId { term: 0, index: 0 })), EntryId { term: 1, index: 0 });
 }

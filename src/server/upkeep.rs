@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Envelope, Message, NodeId};
+use crate::storage::quarantine::END_UNKNOWN;
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -77,6 +78,8 @@ pub(super) struct Upkeep {
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
     healing: bool,
+    /// Where the peers' logs ended when they last welcomed this process.
+    welcomes: BTreeMap<NodeId, EntryId>,
     scrub: Scrub,
     /// What the scrubber has found.
     pub(super) damage: Option<Arc<str>>,
@@ -95,6 +98,10 @@ impl Upkeep {
         if let Some(transfer) = self.transfers.get_mut(&peer) {
             transfer.ended = Some(now);
         }
+    }
+
+    pub(super) fn welcomed(&mut self, peer: NodeId, last: EntryId) {
+        self.welcomes.insert(peer, last);
     }
 
     pub(super) fn scrubbed(&mut self, damage: Option<String>) {
@@ -121,6 +128,7 @@ impl<C: Clone> Replica<C> {
         if self.upkeep.is_installing() {
             return self.install();
         }
+        self.learn_floor();
         self.heal();
         self.ask_for_hint();
         self.ask_for_merge();
@@ -233,6 +241,21 @@ impl<C: Clone> Replica<C> {
         if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
             self.upkeep.healing = true;
             self.actions.jobs.push(Job::Heal);
+        }
+    }
+
+    /// Finds out how far a log went whose end was lost to damage, and whose newest term may be the present one: the leader of that term wrote
+    /// all its entries, so what this node acknowledged before it started stood in the leader's log when it welcomed this process. Without
+    /// this a node would wait for another term, and until then vote for nobody who holds entries of this one.
+    fn learn_floor(&mut self) {
+        let floor = self.node.floor();
+        if floor.index != END_UNKNOWN || floor.term != self.node.term() || self.node.is_leader() {
+            return;
+        }
+        let welcome = self.node.leader().and_then(|leader| self.upkeep.welcomes.get(&leader));
+        if let Some(last) = welcome {
+            let index = if last.term == floor.term { last.index } else { 0 };
+            self.node.set_floor(EntryId { index, ..floor });
         }
     }
 

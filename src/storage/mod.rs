@@ -278,7 +278,7 @@ pub mod merge;
 mod ordered;
 mod piece;
 pub mod preparer;
-mod quarantine;
+pub mod quarantine;
 mod read_only;
 pub mod real;
 pub mod record;

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
 use std::io;
 
+/// The index of a floor of which only the term is known: the end of the log is what was damaged. No log gets as far.
+pub const END_UNKNOWN: u64 = super::bytes::NUMBER_MAX;
 /// The manifest as it was before everything was put aside.
 pub(super) const ASIDE: &str = "manifest.aside";
 
@@ -65,7 +67,7 @@ fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
 /// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the
 /// greatest position of the newest term that this node knows.
 fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
-    let unknown = EntryId { term: hard_state.term, index: super::bytes::NUMBER_MAX };
+    let unknown = EntryId { term: hard_state.term, index: END_UNKNOWN };
     let mut last = manifest.base;
     for listed in &manifest.segments {
         let end = match listed.state {

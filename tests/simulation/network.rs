@@ -237,6 +237,7 @@ impl World {
         }
         self.check_belief(from, to);
         let Some(process) = &mut self.members[from].process else { return };
+        process.registry.inbox().link(number_of(to), LinkChange::Welcomed { last: welcome.last });
         let class = handshake.hello.link;
         let number = self.network.connections.len();
         let Some(link) = process.links.get_mut(&(to, class)) else { return };
@@ -258,6 +259,7 @@ impl World {
             last_heard: self.now,
             term_seen: handshake.hello.term,
         });
+        self.rouse(from);
         let at = self.now + self.latency(from, to);
         self.network.connections[number].last_arrival = at;
         self.schedule(at, What::Opened(number, Box::new(handshake.hello)));

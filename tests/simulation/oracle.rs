@@ -416,12 +416,23 @@ impl Oracle {
         if floor == ghost.floor {
             return;
         }
-        assert!(floor.term == 0, "the floor of {node} was {} and is {floor}", ghost.floor);
+        if floor.term > 0 {
+            let stood = self.stood_for(node);
+            assert!(floor < ghost.floor && floor >= stood, "{node} put {stood} aside, its floor was {} and is {floor}", ghost.floor);
+            self.nodes[node].floor = floor;
+            return;
+        }
         let lost = self.lost_for_good(node, floor, &ghost.terms[..ghost.durable as usize]);
         assert!(lost.is_none(), "{node} takes its log for fetched again, and lacks {lost:?} of what it had put aside");
         let ghost = &mut self.nodes[node];
         ghost.floor = floor;
         ghost.aside.clear();
+    }
+
+    /// The newest entry of all that a node has put aside.
+    fn stood_for(&self, node: usize) -> EntryId {
+        let last = |aside: &Vec<u64>| EntryId { term: aside.last().copied().unwrap_or(0), index: aside.len() as u64 };
+        self.nodes[node].aside.iter().map(last).max().unwrap_or_default()
     }
 
     fn observe_commit(&mut self, node: usize, core: &Node) {
