@@ -19,7 +19,7 @@ impl Node {
 
     /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1).
     fn is_current(&self, last: EntryId) -> bool {
-        let own = self.outline.last().max(self.fitness.floor);
+        let own = if planted(117) { self.outline.last() } else { self.outline.last().max(self.fitness.floor) };
         if planted(5) {
             return last.term >= own.term && last.index >= own.index;
         }

@@ -238,7 +238,7 @@ impl<C: Clone> Replica<C> {
     fn heal(&mut self) {
         let (floor, durable) = (self.node.floor(), self.node.durable());
         let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
-        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
+        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor || planted(118)) {
             self.upkeep.healing = true;
             self.actions.jobs.push(Job::Heal);
         }
@@ -253,6 +253,7 @@ impl<C: Clone> Replica<C> {
             return;
         }
         let welcome = self.node.leader().and_then(|leader| self.upkeep.welcomes.get(&leader));
+        let welcome = if planted(119) { self.upkeep.welcomes.values().next() } else { welcome };
         if let Some(last) = welcome {
             let index = if last.term == floor.term { last.index } else { 0 };
             self.node.set_floor(EntryId { index, ..floor });

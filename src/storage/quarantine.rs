@@ -12,12 +12,15 @@
 use super::batch;
 use super::disk::Disk;
 use super::manifest::{Manifest, State};
+use super::preparer::is_shortage;
 use super::recovery::open_listed;
+use super::reserve;
 use super::scan::header_at;
 use super::segment::{HEADER_BLOCK, Segment};
 use super::state_hash::StateHash;
 use super::tail;
 use super::writer::LogWriter;
+use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
 use std::io;
@@ -37,12 +40,14 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
     let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
-    keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
+    let doing = format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME);
+    keep_manifest(&*writer.disk).map_err(Error::io(doing))?;
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;
         }
     }
+    let floor = if planted(116) { EntryId::default() } else { floor };
     (writer.manifest.floor, writer.manifest.base, writer.manifest.base_hash) = (floor, EntryId::default(), StateHash::START);
     (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
     writer.write_manifest()
@@ -56,12 +61,26 @@ fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
     let file = disk.open(super::manifest::NAME)?;
     let mut bytes = vec![0; file.length()? as usize];
     file.read_at(&mut bytes, 0)?;
+    match write_copy(disk, &bytes) {
+        // The reserve is made again as soon as there is room for it.
+        Err(error) if is_shortage(&error) && disk.remove(reserve::NAME).is_ok() => write_copy(disk, &bytes),
+        written => written,
+    }
+}
+
+fn write_copy(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{ASIDE}.tmp");
-    let copy = disk.create(&temporary)?;
-    copy.write_at(&[&bytes], 0)?;
-    copy.sync()?;
-    disk.rename(&temporary, ASIDE)?;
-    disk.sync_directory()
+    let written = (|| {
+        let copy = disk.create(&temporary)?;
+        copy.write_at(&[bytes], 0)?;
+        copy.sync()?;
+        disk.rename(&temporary, ASIDE)?;
+        disk.sync_directory()
+    })();
+    if written.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    written
 }
 
 /// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the

@@ -79,6 +79,11 @@ impl World {
             member.disk.clear_faults();
             member.disk.kill();
             self.schedule(self.now + 100 * MILLISECOND, What::Start(node));
+        } else if member.full_until > self.now && is_shortage(error) {
+            // What is known of the damaged log must be written down before anything else.
+            assert!(member.is_damaged(), "{node} needs room to start: {error}");
+            member.disk.kill();
+            self.schedule(self.now + 100 * MILLISECOND, What::Start(node));
         } else {
             assert!(member.is_damaged(), "{node} refuses to start: {error}");
             assert!(matches!(error, Error::Corrupt { .. } | Error::Io { .. }), "{node} refuses to start: {error}");
@@ -457,6 +462,10 @@ impl World {
             self.fatal(node, &error);
         }
     }
+}
+
+fn is_shortage(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
 /// What a job changes on the disk, for the oracle.

@@ -8,6 +8,7 @@ mod inspect;
 mod keys;
 mod log;
 mod merges;
+mod quarantine;
 mod real_files;
 mod restore;
 mod room;
@@ -51,12 +52,18 @@ fn sealed_operation(id: EntryId, operation: &Operation<'_>) -> Vec<u8> {
     bytes
 }
 
-/// Opens a directory, and founds it at first.
+/// Opens a directory, and founds it at first: as a cluster of its own.
 fn open_directory(disk: Arc<dyn Disk>) -> Result<Directory> {
+    open_member(disk, &[])
+}
+
+/// As [`open_directory`], in a cluster with these others.
+fn open_member(disk: Arc<dyn Disk>, others: &[&str]) -> Result<Directory> {
     let mut directory = Directory::open(disk, ID)?;
     if directory.founding().is_none() {
         let member = FoundingMember { id: ID.into(), uuid: directory.identity().uuid };
-        directory.found(&Founding { cluster: 0xC1, members: vec![member] })?;
+        let others = others.iter().zip(1..).map(|(id, uuid)| FoundingMember { id: (*id).into(), uuid });
+        directory.found(&Founding { cluster: 0xC1, members: std::iter::once(member).chain(others).collect() })?;
     }
     Ok(directory)
 }
@@ -75,6 +82,7 @@ struct Engine {
     commit: u64,
     durable: u64,
     hard_state: HardState,
+    floor: EntryId,
     _lock: super::directory::Lock,
 }
 
@@ -88,11 +96,30 @@ impl Engine {
     }
 
     fn open_reserving(disk: Arc<dyn Disk>, segment_bytes: u64, reserve_bytes: u64) -> Result<Engine> {
-        let opened = open_directory(disk)?.open_log(&Options { segment_bytes, reserve_bytes })?;
-        let Opened { log, applier, workers, snapshots, store, commit, lock, hard_state, .. } = opened;
+        Engine::of(open_directory(disk)?, &Options { segment_bytes, reserve_bytes })
+    }
+
+    fn of(directory: Directory, options: &Options) -> Result<Engine> {
+        let opened = directory.open_log(options)?;
+        let Opened { log, applier, workers, snapshots, store, commit, lock, hard_state, floor, .. } = opened;
         let Workers { writer, preparer, hinter, merger, scrubber } = workers;
         let durable = log.last().index;
-        Ok(Engine { log, applier, writer, preparer, hinter, merger, scrubber, snapshots, store, commit, durable, hard_state, _lock: lock })
+        Ok(Engine {
+            log,
+            applier,
+            writer,
+            preparer,
+            hinter,
+            merger,
+            scrubber,
+            snapshots,
+            store,
+            commit,
+            durable,
+            hard_state,
+            floor,
+            _lock: lock,
+        })
     }
 
     fn last(&self) -> EntryId {
