@@ -11,12 +11,12 @@
 
 use super::batch;
 use super::disk::Disk;
-use super::manifest::{Manifest, State};
+use super::manifest::{self, Listed, Manifest, State};
 use super::preparer::is_shortage;
 use super::recovery::open_listed;
 use super::reserve;
 use super::scan::header_at;
-use super::segment::{HEADER_BLOCK, Segment};
+use super::segment::{self, HEADER_BLOCK, Segment};
 use super::state_hash::StateHash;
 use super::tail;
 use super::writer::LogWriter;
@@ -47,10 +47,26 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
             listed.state = State::Quarantined;
         }
     }
+    list_unreadable(writer, node)?;
     let floor = if planted(116) { EntryId::default() } else { floor };
     (writer.manifest.floor, writer.manifest.base, writer.manifest.base_hash) = (floor, EntryId::default(), StateHash::START);
     (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
     writer.write_manifest()
+}
+
+/// Lists segments that were never listed, so that nothing was written to them, and whose headers are damaged, so that they cannot show it:
+/// they are put aside with the others.
+fn list_unreadable(writer: &mut LogWriter, node: u128) -> Result<()> {
+    let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
+    for id in names.iter().filter_map(|name| segment::id_of(name)).filter(|id| *id <= manifest::ID_MAX) {
+        let listed = writer.manifest.segments.iter().any(|listed| listed.id == id);
+        let opened = Segment::open(&*writer.disk, id, writer.cluster);
+        if !listed && writer.manifest.fits(1) && matches!(opened, Err(Error::Corrupt { .. })) {
+            writer.manifest.segments.push(Listed { id, node, length: 0, state: State::Quarantined });
+            writer.manifest.last_id = writer.manifest.last_id.max(id);
+        }
+    }
+    Ok(())
 }
 
 /// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is.

@@ -5,7 +5,7 @@ use crate::storage::quarantine::{ASIDE, END_UNKNOWN};
 use crate::storage::reserve;
 use crate::storage::segment::HEADER_BLOCK;
 
-const RESERVE: u64 = 1 << 20;
+const RESERVE: u64 = 16 << 20;
 
 fn open(device: &SimulatedDisk) -> Result<Engine> {
     Engine::of(
@@ -60,4 +60,22 @@ fn on_a_full_disk_the_reserve_makes_room_for_what_is_put_aside() {
     assert_eq!(open(&device).expect("the reserve is enough").floor, last);
     let left = device.boot().list().expect("listed");
     assert!(left.iter().any(|name| name == ASIDE) && !left.iter().any(|name| name == reserve::NAME), "{left:?}");
+}
+
+#[test]
+fn a_damaged_segment_that_was_never_listed_does_not_keep_a_node_down() {
+    let (device, last, _) = stopped();
+    let mut engine = open(&device).expect("nothing is damaged");
+    let prepared = engine.preparer.prepare(0).expect("there is room");
+    drop(engine);
+    device.kill();
+    device.rot(prepared.name(), 10, 1).expect("it is long enough");
+    for _ in 0..2 {
+        assert_eq!(open(&device).expect("others have the data").floor, last);
+        device.kill();
+    }
+    let mut engine = open(&device).expect("as before");
+    assert!(engine.preparer.prepare(0).expect("there is room").name() > prepared.name());
+    engine.writer.run(Job::Heal).expect("written");
+    assert!(device.boot().list().expect("listed").iter().all(|name| name != prepared.name()));
 }
