@@ -532,13 +532,6 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_)
-            | Completion::Retired(_)
-            | Completion::Merged(_)
-            | Completion::Installed
-            | Completion::Healed
-            | Completion::Distrusted
-            | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -546,6 +539,7 @@ impl<C: Clone> Replica<C> {
                     self.node.synced(sequence);
                 }
             }
+            of_files => self.kept_up(of_files),
         }
     }
 

@@ -244,9 +244,9 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Finds out how far a log went whose end was lost to damage, and whose newest term may be the present one: the leader of that term wrote
-    /// all its entries, so what this node acknowledged before it started stood in the leader's log when it welcomed this process. Without
-    /// this a node would wait for another term, and until then vote for nobody who holds entries of this one.
+    /// Finds out how far a log went whose end was lost to damage, and whose newest term may be the present one: the leader of that term
+    /// wrote all its entries, so what this node acknowledged before it started stood in the leader's log when it welcomed this process.
+    /// Without this a node would wait for another term, and until then vote for nobody who holds entries of this one.
     fn learn_floor(&mut self) {
         let floor = self.node.floor();
         if floor.index != END_UNKNOWN || floor.term != self.node.term() || self.node.is_leader() {
