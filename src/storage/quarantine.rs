@@ -47,7 +47,7 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
             listed.state = State::Quarantined;
         }
     }
-    list_unreadable(writer, node)?;
+    list_unreadable(writer)?;
     let floor = if planted(116) { EntryId::default() } else { floor };
     (writer.manifest.floor, writer.manifest.base, writer.manifest.base_hash) = (floor, EntryId::default(), StateHash::START);
     (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
@@ -56,13 +56,13 @@ pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardSt
 
 /// Lists segments that were never listed, so that nothing was written to them, and whose headers are damaged, so that they cannot show it:
 /// they are put aside with the others.
-fn list_unreadable(writer: &mut LogWriter, node: u128) -> Result<()> {
+fn list_unreadable(writer: &mut LogWriter) -> Result<()> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     for id in names.iter().filter_map(|name| segment::id_of(name)).filter(|id| *id <= manifest::ID_MAX) {
         let listed = writer.manifest.segments.iter().any(|listed| listed.id == id);
         let opened = Segment::open(&*writer.disk, id, writer.cluster);
         if !listed && writer.manifest.fits(1) && matches!(opened, Err(Error::Corrupt { .. })) {
-            writer.manifest.segments.push(Listed { id, node, length: 0, state: State::Quarantined });
+            writer.manifest.segments.push(Listed { id, node: 0, length: 0, state: State::Quarantined });
             writer.manifest.last_id = writer.manifest.last_id.max(id);
         }
     }

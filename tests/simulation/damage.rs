@@ -98,6 +98,10 @@ impl World {
         let disk = &self.members[node].disk;
         let mut names = disk.list().unwrap_or_default();
         names.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        if self.members[node].harm.is_aside() {
+            // The older ones are what was put aside; what becomes of those does not matter any more.
+            names.drain(..names.len().saturating_sub(3));
+        }
         let Some(name) = names.get((pick % names.len().max(1) as u64) as usize).cloned() else { return };
         let Ok(content) = disk.durable(&name) else { return };
         // Most files are full; where one is not, the first part is what was written.

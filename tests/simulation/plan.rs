@@ -350,7 +350,7 @@ impl Plan {
 
     /// Bits change in the logs of some nodes or of all, one after the other. Much of it is found by a start that follows.
     fn draw_decay(&mut self, random: &mut Random) {
-        self.limits.scrub_round_ms = random.spread((10, 5_000));
+        self.limits.scrub_round_ms = random.spread((50, 20_000));
         if self.nodes < 3 || random.per_mille(650) {
             return;
         }
@@ -360,11 +360,17 @@ impl Plan {
             let (at, pick) = (random.below(self.time), random.number());
             let node = if random.per_mille(200) { LEADER } else { random.below(self.nodes as u64) as usize };
             let node = if rolling { node } else { some };
-            self.faults.push((at, Fault::Decay { node, pick }));
-            if random.per_mille(600) {
-                let death = *random.pick(&[Death::Kill, Death::Tear, Death::LoseAll]);
-                let down = random.spread((10 * MILLISECOND, SECOND));
-                self.faults.push((at + random.spread((1, 500 * MILLISECOND)), Fault::Die { node, death, down }));
+            // Some nodes are hit again soon, while their logs are being fetched again perhaps.
+            let (times, mut at) = (if random.per_mille(300) { random.between((2, 4)) } else { 1 }, at);
+            for time in 0..times {
+                self.faults.push((at, Fault::Decay { node, pick: pick.rotate_left(time as u32) }));
+                if random.per_mille(if times > 1 { 1000 } else { 600 }) {
+                    let death = *random.pick(&[Death::Kill, Death::Tear, Death::LoseAll]);
+                    let down = random.spread((10 * MILLISECOND, if times > 1 { 30 * MILLISECOND } else { SECOND }));
+                    at += random.spread((1, if times > 1 { 30 * MILLISECOND } else { 500 * MILLISECOND }));
+                    self.faults.push((at, Fault::Die { node, death, down }));
+                    at += down + random.spread((MILLISECOND, 300 * MILLISECOND));
+                }
             }
         }
         self.faults.sort_by_key(|(at, _)| *at);

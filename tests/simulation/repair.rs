@@ -49,6 +49,11 @@ impl Harm {
         self.older || self.aside || self.distrusted || !self.files.is_empty()
     }
 
+    /// Whether all of the log was put aside, and has not been fetched again.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.aside
+    }
+
     /// A file is changed.
     pub(crate) fn hits(&mut self, file: &str) {
         self.files.insert(file.to_owned());
