@@ -60,7 +60,7 @@ impl Dialer {
         match judge(self.shared.standing(), mark.as_ref(), welcome) {
             Verdict::Accept { .. } => {
                 self.shared.learn_address(self.peer, welcome);
-                self.shared.registry.inbox().link(self.peer, LinkChange::Welcomed { last: welcome.last });
+                self.shared.registry.inbox().link(self.peer, LinkChange::Welcomed { last: welcome.last, boot: welcome.boot });
                 Ok(())
             }
             Verdict::Refuse(refusal @ Refusal::Unfounded { .. }) => Err(refusal.to_string()),

@@ -64,11 +64,15 @@ pub enum LinkChange {
     Up {
         /// The peer has been restarted since: progress starts afresh.
         fresh: bool,
+        /// Counts its starts.
+        boot: u64,
     },
     /// It has welcomed a link of ours.
     Welcomed {
         /// Where its log ended then, when this process was running already.
         last: EntryId,
+        /// Counts its starts.
+        boot: u64,
     },
     /// Its control link to us broke (reset, end of stream, silence).
     Down,

@@ -119,7 +119,7 @@ impl Running {
 
     pub(super) fn wait_up(&self, peer: NodeId) -> bool {
         self.wait("open link", |event| match event {
-            Event::Link(from, LinkChange::Up { fresh }) if from == peer => Some(fresh),
+            Event::Link(from, LinkChange::Up { fresh, .. }) if from == peer => Some(fresh),
             _ => None,
         })
     }

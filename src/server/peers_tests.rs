@@ -40,7 +40,7 @@ fn empty_nodes_found_one_cluster_and_link_up_in_every_start_order() {
             let mut others: Vec<NodeId> = node.peers.others().keys().copied().collect();
             while !others.is_empty() {
                 let up = node.wait("open link", |event| match event {
-                    Event::Link(peer, LinkChange::Up { fresh }) => Some((peer, fresh)),
+                    Event::Link(peer, LinkChange::Up { fresh, .. }) => Some((peer, fresh)),
                     _ => None,
                 });
                 assert!(up.1, "{order:?}: node {at} hears {} for the first time", up.0);
@@ -160,7 +160,7 @@ fn a_newer_link_replaces_the_older_without_a_down() {
     assert!(a.wait_up(NodeId(2)));
     let second = welcomed(&sites[0], hello(6));
     let fresh = a.wait("event", |event| match event {
-        Event::Link(_, LinkChange::Up { fresh }) => Some(fresh),
+        Event::Link(_, LinkChange::Up { fresh, .. }) => Some(fresh),
         other => panic!("{other:?}"),
     });
     assert!(!fresh);

@@ -122,7 +122,7 @@ impl Registry {
         if hello.link == LinkClass::Control {
             let process = (hello.boot, hello.nonce);
             let fresh = open.announced.insert(peer, process) != Some(process);
-            self.inbox.link(peer, LinkChange::Up { fresh });
+            self.inbox.link(peer, LinkChange::Up { fresh, boot: hello.boot });
         }
         true
     }

@@ -313,8 +313,11 @@ impl<C: Clone> Replica<C> {
             Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Note(from, note) => self.on_note(from, note),
-            Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
-            Event::Link(peer, LinkChange::Welcomed { last }) => self.upkeep.welcomed(peer, last),
+            Event::Link(peer, LinkChange::Up { fresh, boot }) => {
+                self.upkeep.link_up(peer, boot);
+                self.node.link_up(peer, fresh);
+            }
+            Event::Link(peer, LinkChange::Welcomed { last, boot }) => self.upkeep.welcomed(peer, last, boot),
             Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
             Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
             Event::Link(peer, LinkChange::Arriving) => self.node.arriving(peer),
@@ -465,6 +468,7 @@ impl<C: Clone> Replica<C> {
             Message::Append { prev, .. } => prev.index + 1,
             _ => 0,
         };
+        self.upkeep.heard(&envelope);
         let room = records.is_empty() || !self.upkeep.is_installing() && self.has_room_for_leader(first_sent, records.len());
         let Some(take) = self.node.step(envelope, room) else { return };
         if let Some(from) = take.truncate_from {

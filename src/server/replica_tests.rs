@@ -290,23 +290,22 @@ fn a_node_ends_over_what_it_has_told_of_its_present_state_and_nothing_else() {
 }
 
 /// A node of three whose log was put aside, and of its end only the term is known, hears the leader of that term. `welcome` is how far the
-/// leader's log went when it welcomed the node.
-fn floor_after(welcome: Option<EntryId>) -> EntryId {
+/// leader's log went when it welcomed the node, and at which start of it.
+fn floor_after(welcome: Option<(EntryId, u64)>) -> EntryId {
     let mut node = Alone::among(&[1, 2, 3], Limits::default());
     node.replica.node.set_floor(EntryId { term: 1, index: END_UNKNOWN });
-    let hears = |node: &mut Alone| {
-        let message = Message::Heartbeat { commit: 0, round: 0 };
-        let envelope = Envelope { from: NodeId(2), to: NodeId(1), term: 1, message };
-        node.replica.handle(Event::Peer(Incoming { envelope, records: Vec::new() }));
-        node.turn();
-    };
-    hears(&mut node);
-    // Who does not lead says nothing about what the leader has written.
-    node.replica.handle(Event::Link(NodeId(3), LinkChange::Welcomed { last: EntryId { term: 1, index: 3 } }));
-    if let Some(last) = welcome {
-        node.replica.handle(Event::Link(NodeId(2), LinkChange::Welcomed { last }));
+    for (peer, boot) in [(2, 5), (3, 7)] {
+        node.replica.handle(Event::Link(NodeId(peer), LinkChange::Up { fresh: true, boot }));
     }
-    hears(&mut node);
+    let message = Message::Heartbeat { commit: 0, round: 0 };
+    let envelope = Envelope { from: NodeId(2), to: NodeId(1), term: 1, message };
+    node.replica.handle(Event::Peer(Incoming { envelope, records: Vec::new() }));
+    // Who does not lead says nothing about what the leader has written.
+    node.replica.handle(Event::Link(NodeId(3), LinkChange::Welcomed { last: EntryId { term: 1, index: 3 }, boot: 7 }));
+    if let Some((last, boot)) = welcome {
+        node.replica.handle(Event::Link(NodeId(2), LinkChange::Welcomed { last, boot }));
+    }
+    node.turn();
     node.replica.node().floor()
 }
 
@@ -315,7 +314,9 @@ fn the_leader_knows_how_far_a_log_went_whose_end_was_lost() {
     let unknown = EntryId { term: 1, index: END_UNKNOWN };
     assert_eq!(floor_after(None), unknown);
     let last = EntryId { term: 1, index: 7 };
-    assert_eq!(floor_after(Some(last)), last);
+    assert_eq!(floor_after(Some((last, 5))), last);
     // It had written nothing in this term yet, so nothing of it can have been acknowledged before.
-    assert_eq!(floor_after(Some(EntryId { term: 0, index: 0 })), EntryId { term: 1, index: 0 });
+    assert_eq!(floor_after(Some((EntryId::default(), 5))), EntryId { term: 1, index: 0 });
+    // It has been started again since it led, and may have lost what it had not synced.
+    assert_eq!(floor_after(Some((EntryId { term: 1, index: 2 }, 6))), unknown);
 }

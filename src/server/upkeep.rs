@@ -53,6 +53,17 @@ struct Transfer {
     ended: Option<u64>,
 }
 
+/// What is known of a peer's process.
+#[derive(Debug, Default)]
+struct Peer {
+    /// Counts its starts; 0 before its first link.
+    boot: u64,
+    /// The newest term in which it led.
+    leads: u64,
+    /// Where its log ended when a process of it last welcomed this one, and the number of that start.
+    welcome: (EntryId, u64),
+}
+
 /// How far the present round of scrubbing has come.
 #[derive(Debug, Default)]
 struct Scrub {
@@ -78,8 +89,7 @@ pub(super) struct Upkeep {
     /// What the log writer is putting in the place of everything.
     installing: Option<Received>,
     healing: bool,
-    /// Where the peers' logs ended when they last welcomed this process.
-    welcomes: BTreeMap<NodeId, EntryId>,
+    peers: BTreeMap<NodeId, Peer>,
     scrub: Scrub,
     /// What the scrubber has found.
     pub(super) damage: Option<Arc<str>>,
@@ -100,8 +110,23 @@ impl Upkeep {
         }
     }
 
-    pub(super) fn welcomed(&mut self, peer: NodeId, last: EntryId) {
-        self.welcomes.insert(peer, last);
+    /// What follows from this peer comes from its process with this number, up to the next call.
+    pub(super) fn link_up(&mut self, peer: NodeId, boot: u64) {
+        let peer = self.peers.entry(peer).or_default();
+        if peer.boot != boot {
+            (peer.boot, peer.leads) = (boot, 0);
+        }
+    }
+
+    pub(super) fn welcomed(&mut self, peer: NodeId, last: EntryId, boot: u64) {
+        self.peers.entry(peer).or_default().welcome = (last, boot);
+    }
+
+    pub(super) fn heard(&mut self, envelope: &Envelope) {
+        if let Message::Append { .. } | Message::Heartbeat { .. } = envelope.message {
+            let peer = self.peers.entry(envelope.from).or_default();
+            peer.leads = peer.leads.max(envelope.term);
+        }
     }
 
     pub(super) fn scrubbed(&mut self, damage: Option<String>) {
@@ -244,17 +269,17 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Finds out how far a log went whose end was lost to damage, and whose newest term may be the present one: the leader of that term
-    /// wrote all its entries, so what this node acknowledged before it started stood in the leader's log when it welcomed this process.
-    /// Without this a node would wait for another term, and until then vote for nobody who holds entries of this one.
+    /// Finds out how far a log went of whose end only the term is known. The leader of that term wrote all its entries; so what this node
+    /// acknowledged before it started stood in the leader's log when the same process, which leads or will lead that term, welcomed this
+    /// one. Without this a node would wait for another term, and until then vote for nobody who holds entries of that one.
     fn learn_floor(&mut self) {
         let floor = self.node.floor();
-        if floor.index != END_UNKNOWN || floor.term != self.node.term() || self.node.is_leader() {
+        if floor.index != END_UNKNOWN {
             return;
         }
-        let welcome = self.node.leader().and_then(|leader| self.upkeep.welcomes.get(&leader));
-        let welcome = if planted(119) { self.upkeep.welcomes.values().next() } else { welcome };
-        if let Some(last) = welcome {
+        let same_process = |peer: &&Peer| peer.boot > 0 && peer.boot == peer.welcome.1;
+        let known = |peer: &&Peer| same_process(peer) && (peer.leads == floor.term || planted(119));
+        if let Some(Peer { welcome: (last, _), .. }) = self.upkeep.peers.values().find(known) {
             let index = if last.term == floor.term { last.index } else { 0 };
             self.node.set_floor(EntryId { index, ..floor });
         }

@@ -237,7 +237,7 @@ impl World {
         }
         self.check_belief(from, to);
         let Some(process) = &mut self.members[from].process else { return };
-        process.registry.inbox().link(number_of(to), LinkChange::Welcomed { last: welcome.last });
+        process.registry.inbox().link(number_of(to), LinkChange::Welcomed { last: welcome.last, boot: welcome.boot });
         let class = handshake.hello.link;
         let number = self.network.connections.len();
         let Some(link) = process.links.get_mut(&(to, class)) else { return };
@@ -420,7 +420,7 @@ impl World {
     /// A message arrives a second time, whatever has become of its connection.
     pub(crate) fn stray(&mut self, from: usize, to: usize, life: u64, bytes: &[u8]) {
         // A node that forgot has no links, and nothing else reaches it.
-        let outdated = self.is_outdated(from, life) || self.members[to].rolled_back.is_some();
+        let outdated = self.is_outdated(from, to, life) || self.members[to].rolled_back.is_some();
         if self.is_blocked(from, to) || self.members[to].process.is_none() || outdated {
             return;
         }

@@ -120,10 +120,10 @@ impl World {
         member.forget_lost_files();
     }
 
-    /// Whether a message that is repeated was said before its sender's log was put aside: real links never deliver it that late, and an
-    /// acknowledgement in it would name entries that are gone.
-    pub(crate) fn is_outdated(&self, from: usize, life: u64) -> bool {
-        life < self.members[from].harm.aside_since
+    /// Whether a message is repeated too late. Real links never deliver what a process has said after it has been replaced: an
+    /// acknowledgement would name entries that have been put aside since, and a log put aside relies on who leads.
+    pub(crate) fn is_outdated(&self, from: usize, to: usize, life: u64) -> bool {
+        life < self.members[from].harm.aside_since || self.members[to].harm.aside && life != self.members[from].lives
     }
 
     // ---- damage met while running ----
