@@ -135,8 +135,8 @@ impl World {
         }
     }
 
-    /// What comes behind a snapshot on its way stays in the log of the leader that sends it, unless its disk was full: else the next one would
-    /// be needed at once.
+    /// What comes behind a snapshot on its way stays in the log of the leader that sends it, unless its disk was full: else the next one
+    /// would be needed at once.
     fn check_rest(&self, number: usize) {
         let Transfer { from, term, snapshot, .. } = &self.transfers[number];
         let (Some(process), Some(snapshot)) = (&self.members[*from].process, snapshot) else { return };
