@@ -151,10 +151,10 @@
 //! that the value came from; of each key at most one. Its hint is made with it.
 //!
 //! * A *merge* rewrites what is still needed of some files into data files, paced by a byte rate. A record is left out if a newer one of
-//! its   key stands in another *hinted* file; one that deletes also if no file outside the log holds anything older. Newer records in the
-//! part   of the log that a start replays do not count: conditions there are decided against what the hinted files make together.
+//!   its key stands in another *hinted* file; one that deletes also if no file outside the log holds anything older. Newer records in the
+//!   part of the log that a start replays do not count: conditions there are decided against what the hinted files make together.
 //! * Files are picked when 40 % of them is garbage, or when there are many small ones, or when deletions in them have nothing left to
-//! delete.
+//!   delete.
 //! * Outputs and their hints are durable before one change of the manifest names them in place of the inputs. That change also raises
 //!   *decided* to the end of the hinted log: without those hints its conditions could not be decided again.
 //! * Inputs are removed when nobody reads them any more: readers of values, snapshots and backups hold them.
@@ -174,12 +174,12 @@
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
 //!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
-//! entry   that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
-//! logs that   have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//!   entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
+//!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
 //! * If no other node has the data, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
 //!   `manifest`, before the log has reached the floor.
 //! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
-//! else.
+//!   else.
 //!
 //! # State hash
 //!
@@ -242,7 +242,7 @@
 //! * **A hint's removal durable, the manifest still naming it** (it was not believed at the start before). It is missing: see above.
 //! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
 //! * **Data files made, the manifest not yet written.** They do not count, and are removed; what they hold stands in the inputs, or with
-//! the   sender of the snapshot.
+//!   the sender of the snapshot.
 //! * **Inputs of a merge, or what a snapshot replaced, not yet removed.** They are *dropped*, and a start removes them.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.

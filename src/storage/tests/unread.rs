@@ -93,7 +93,7 @@ fn a_hint_of_a_newer_program_is_refused_and_not_put_aside() {
     hint::set_version(&mut newer, 3);
     device.delete(&name).expect("it stands");
     device.put(&name, &newer);
-    let error = open(&device).err().expect("it started");
+    let error = open(&device).expect_err("it started");
     assert!(matches!(&error, Error::Directory(text) if text.contains(&name) && text.contains("version 3")), "{error}");
     device.crash(&CrashPolicy::LoseAll);
     device.delete(&name).expect("it stands");
