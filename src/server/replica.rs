@@ -57,8 +57,8 @@ pub struct Limits {
     pub index_bytes: u64,
     /// So much log is kept for followers that were away, and for starts to replay; what is older leaves it.
     pub retain_log_bytes: u64,
-    /// Log is kept for a snapshot on its way until it is so many times that long and as long as the snapshot: a large one takes its time, but one
-    /// that creeps must not fill the disk.
+    /// Log is kept for a snapshot on its way up to so many times that, and the snapshot's size: a large one takes its time, but one that
+    /// creeps must not fill the disk.
     pub pinned_log_factor: u64,
     /// How often files are looked through for some to merge.
     pub merge_look_ms: u64,

@@ -49,7 +49,7 @@ impl Chore {
 struct Transfer {
     /// The last entry that it includes.
     last: u64,
-    /// The last entry that the follower has, once it has the snapshot. What comes behind stays in the log.
+    /// The last entry that the follower has, once it has the snapshot.
     reached: u64,
     /// When that last moved.
     moved: u64,
@@ -60,6 +60,12 @@ struct Transfer {
 }
 
 impl Transfer {
+    /// Entries from this one on stay in the log.
+    fn needed(&self) -> u64 {
+        // Until it has ended, whatever comes of it, the follower may begin behind it.
+        if self.ended.is_some() { self.reached + 1 } else { self.last + 1 }
+    }
+
     /// Whether log is still kept for it. `matched` is what the follower has, `leaving` the last entry that would leave the log otherwise.
     fn is_pinning(&mut self, matched: Option<u64>, leaving: u64, now: u64) -> bool {
         if let Some(matched) = matched.filter(|matched| *matched > self.reached) {
@@ -259,7 +265,7 @@ impl<C: Clone> Replica<C> {
         // A log of a few segments is never much, however little of it is to be kept.
         let (log_bytes, most) = (self.log.log_bytes(), retain.max(self.log.usual_bytes()).saturating_mul(self.limits.pinned_log_factor));
         let kept = self.upkeep.transfers.values().filter(|transfer| log_bytes <= most.saturating_add(transfer.bytes));
-        kept.map(|transfer| transfer.reached + 1).min().unwrap_or(u64::MAX)
+        kept.map(Transfer::needed).min().unwrap_or(u64::MAX)
     }
 
     /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node
