@@ -1,6 +1,8 @@
 //! A closed loop against ZooKeeper, in its own wire protocol: a thread and a connection for each client, spread over the nodes. It does to
 //! ZooKeeper what `apexkv-client bench` does to ApexKV, with the same sizes. Reads there are local to a node and may be stale.
 
+#![allow(clippy::big_endian_bytes)] // So does ZooKeeper.
+
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use std::io::{self, Read, Write};
