@@ -39,7 +39,8 @@ end_all() {
     STARTED=()
 }
 
-have() { command -v "$1" >/dev/null; }
+# A program, not a function of this script.
+have() { type -P "$1" >/dev/null; }
 
 # Waits up to 30 s until a command succeeds; otherwise shows the log, and the peer is given up.
 await() { # what log command...
@@ -63,7 +64,7 @@ figures() {
         awk '{print $1, $2 / 1000, $3 / 1000}'
 }
 
-apexkv() {
+peer_apexkv() {
     echo "ApexKV: $("$BIN/apexkv" --version), three nodes, fdatasync on a majority before every acknowledgement, linearizable reads"
     "$BIN/apexkv-chaos" with-cluster --scratch-in "$SCRATCH" -- "$0" --apexkv-points "$BIN"
 }
@@ -83,7 +84,7 @@ apexkv_points() {
     done
 }
 
-redis() {
+peer_redis() {
     if ! have redis-server || ! have redis-benchmark; then
         echo 'Redis: not installed. On Debian and Ubuntu: apt-get install redis-server redis-tools'
         return
@@ -114,7 +115,7 @@ redis_point() { # operation connections port requests
     row redis "$1" "$2" $result
 }
 
-zookeeper() {
+peer_zookeeper() {
     local jar=${ZOOKEEPER_JAR:-/usr/share/java/zookeeper.jar}
     if ! have java || [ ! -r "$jar" ]; then
         echo 'ZooKeeper: not installed. On Debian and Ubuntu: apt-get install zookeeper; elsewhere name its jar in ZOOKEEPER_JAR'
@@ -155,7 +156,7 @@ zookeeper() {
     end_all
 }
 
-etcd() {
+peer_etcd() {
     local server=${ETCD:-etcd} load=${ETCD_BENCHMARK:-benchmark}
     if ! have "$server"; then
         echo 'etcd: not installed. On Debian and Ubuntu: apt-get install etcd-server; or https://github.com/etcd-io/etcd/releases; ETCD names it'
@@ -216,7 +217,7 @@ echo "$(nproc) cores, $(uname -sr), $(df --output=fstype,source "$SCRATCH" | tai
     "keys of 16 B, values of 256 B, one request in flight on each connection"
 for peer in $PEERS; do
     case $peer in
-    apexkv | redis | zookeeper | etcd) "$peer" ;;
+    apexkv | redis | zookeeper | etcd) "peer_$peer" ;;
     *) echo "peers.sh: there is no $peer; PEERS takes apexkv, redis, zookeeper and etcd" >&2 && exit 2 ;;
     esac
 done

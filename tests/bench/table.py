@@ -192,7 +192,7 @@ def aligned(table):
 def show(found, elections, lines, runs, seconds):
     for line in lines:
         print(line)
-    print(f"Servers and load share the machine. 16 B keys, {VALUE_SIZE} B values, {KEYS:,} keys; medians of {runs} runs of {seconds} s each, in turn.")
+    print(f"Servers and load share the machine. 16 B keys, {VALUE_SIZE} B values, {KEYS:,} keys; medians of {runs} run{'s' if runs != 1 else ''} of {seconds} s each, in turn.")
     print("The limit of a SET is a bare replicated write path of three processes (group commit, fdatasync, nothing else), the limit of a GET a")
     print("TCP echo with a thread for each connection (a request there is as large as a SET). CPU is that of all servers together.\n")
     for line in aligned(rows(found)):

@@ -4,26 +4,26 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const BYTES: u64 = 64 << 20;
 
-/// The file; it is removed when this is dropped.
+/// The file. It has no name any more once it is open, so however the process ends, nothing stays behind.
 pub(crate) struct Log {
     file: File,
-    path: PathBuf,
     end: u64,
 }
 
 impl Log {
     pub(crate) fn create(path: &Path) -> io::Result<Log> {
         let file = File::create(path)?;
+        std::fs::remove_file(path)?;
         let fill = vec![0xa5; 1 << 20];
         for offset in (0..BYTES).step_by(fill.len()) {
             file.write_all_at(&fill, offset)?;
         }
         file.sync_all()?;
-        Ok(Log { file, path: path.to_owned(), end: 0 })
+        Ok(Log { file, end: 0 })
     }
 
     /// Returns when the bytes are on the disk.
@@ -34,12 +34,5 @@ impl Log {
         self.file.write_all_at(bytes, self.end)?;
         self.end += bytes.len() as u64;
         self.file.sync_data()
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        // What stays behind is found in the folder that the user named.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -2,7 +2,7 @@
 //! ended with this process.
 
 use std::ffi::OsStr;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// The kernel counts processor time in ticks of this many a second, whatever its own clock is.
@@ -13,7 +13,7 @@ pub(crate) struct Part {
     child: Child,
     output: BufReader<ChildStdout>,
     /// Open for as long as the part is to run.
-    _input: ChildStdin,
+    input: ChildStdin,
 }
 
 impl Part {
@@ -23,7 +23,12 @@ impl Part {
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let missing = || io::Error::other("a part was started without its pipes");
         let output = BufReader::new(output.ok_or_else(missing)?);
-        Ok(Part { child, output, _input: input.ok_or_else(missing)? })
+        Ok(Part { child, output, input: input.ok_or_else(missing)? })
+    }
+
+    /// Lets a part go on that waits for a line.
+    pub(crate) fn go(&mut self) -> io::Result<()> {
+        self.input.write_all(b"\n")
     }
 
     /// The numbers of the next line that it prints.

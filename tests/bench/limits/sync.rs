@@ -15,11 +15,10 @@ pub(crate) fn run(arguments: &SyncArguments) -> io::Result<()> {
         Part::start(&[OsString::from("sync"), file.into(), arguments.seconds.to_string().into()])
     };
     let mut parts: Vec<Part> = (0..arguments.processes).map(part).collect::<io::Result<_>>()?;
-    // The first line says that the file is there, the second one is the result: all begin within a moment of each other.
-    let mut results = Vec::new();
-    for part in &mut parts {
-        results.push(part.numbers::<f64>()?);
-    }
+    // All files are there before the first record is written.
+    parts.iter_mut().try_for_each(|part| part.numbers::<u8>().map(drop))?;
+    parts.iter_mut().try_for_each(Part::go)?;
+    let results: Vec<Vec<f64>> = parts.iter_mut().map(Part::numbers).collect::<io::Result<_>>()?;
     let mean = |field: usize| results.iter().filter_map(|numbers| numbers.get(field)).sum::<f64>() / results.len() as f64;
     print(&json!({
         "limit": "sync", "processes": arguments.processes, "operations_per_second": (mean(0) * results.len() as f64).round(),
@@ -30,6 +29,8 @@ pub(crate) fn run(arguments: &SyncArguments) -> io::Result<()> {
 /// One of the processes.
 pub(crate) fn part(file: &Path, time: Duration) -> io::Result<()> {
     let mut log = Log::create(file)?;
+    print(&0)?;
+    io::stdin().read_line(&mut String::new())?;
     let record = [0x5a; REQUEST];
     let mut latencies = Vec::new();
     let began = Instant::now();
