@@ -162,6 +162,10 @@ peer_etcd() {
         echo 'etcd: not installed. On Debian and Ubuntu: apt-get install etcd-server; or https://github.com/etcd-io/etcd/releases; ETCD names it'
         return
     fi
+    if ! have curl; then
+        echo 'etcd: the comparison needs curl, to write the key that is read: apt-get install curl'
+        return
+    fi
     if ! have "$load"; then
         echo "etcd: its load generator is not installed: git clone https://github.com/etcd-io/etcd && cd etcd && go install -v ./tools/benchmark"
         echo '      ETCD_BENCHMARK names it where it is not in PATH'
