@@ -20,7 +20,10 @@ pub(crate) fn run(file: &Path) -> io::Result<()> {
     let mut batch = Vec::new();
     loop {
         let mut header = [0; HEADER];
-        socket.read_exact(&mut header)?;
+        if socket.read_exact(&mut header).is_err() {
+            // The leader has been ended: the measurement is over.
+            return Ok(());
+        }
         let (length, last) = header.split_at(4);
         // From the leader of this program's own making.
         batch.resize(length.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)), 0);
