@@ -46,9 +46,8 @@ impl Summary {
     pub(super) fn text(&self, how: How) -> String {
         let [best, median, p90, worst] = [0.0, 0.5, 0.9, 1.0].map(|share| short_time(self.quantile(share)));
         let (rounds, elections) = (self.outages.len(), self.elections);
-        format!(
-            "{rounds} leaders {how}, to the next acknowledged write: median {median}, p90 {p90}, worst {worst}, best {best}; {elections} elections"
-        )
+        let outages = format!("median {median}, p90 {p90}, worst {worst}, best {best}");
+        format!("{rounds} leaders {how}, to the next acknowledged write: {outages}; {elections} elections")
     }
 
     /// The same as an object, with every round.
