@@ -109,8 +109,8 @@ impl Node {
         Some(ReadTicket { round, index })
     }
 
-    /// The first entry of the term that this node leads; `None` when it does not lead. A state that includes it includes everything that was
-    /// ever acknowledged before this term.
+    /// The first entry of the term that this node leads; `None` when it does not lead. A state that includes it includes everything that
+    /// was ever acknowledged before this term.
     pub fn leads_from(&self) -> Option<u64> {
         self.leadership().map(|leadership| leadership.noop)
     }

@@ -33,6 +33,7 @@ mod backups;
 mod batch;
 pub mod clients;
 mod comparison;
+mod confirming;
 mod connection;
 mod damage;
 pub mod dialer;
