@@ -53,7 +53,7 @@ impl Node {
     }
 
     /// Tells the core that this node's log once ended in `floor` and was lost. Until the present log has reached it, the node votes only
-    /// for candidates whose logs have, and does not seek leadership: so it stands for the entries that it acknowledged as if it held them.
+    /// for candidates whose logs have (unless it is one of two voters), and does not seek leadership: so it stands for the entries that it acknowledged as if it held them.
     /// Zero lifts that.
     pub fn set_floor(&mut self, floor: EntryId) {
         self.fitness.floor = floor;
