@@ -93,7 +93,9 @@ fn a_damaged_node_is_filled_again_and_counts_as_before() {
 fn one_of_two_nodes_that_does_not_know_how_far_its_log_went_is_filled_again() {
     let mut cluster = Cluster::started(2);
     let mut client = cluster.client(PATIENCE);
-    (0..KEYS).for_each(|number| drop(client.set(format!("key {number}").as_bytes(), &value(number)).expect("the cluster works")));
+    for number in 0..KEYS {
+        client.set(format!("key {number}").as_bytes(), &value(number)).expect("the cluster works");
+    }
     let (leader, _) = cluster.wait_leader();
     cluster.wait_caught_up(leader);
     cluster.stop_all();
