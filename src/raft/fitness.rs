@@ -52,9 +52,9 @@ impl Node {
         self.fitness.floor
     }
 
-    /// Tells the core that this node's log once ended in `floor` and was lost. Until the present log has reached it, the node votes only
-    /// for candidates whose logs have, and does not seek leadership: so it stands for the entries that it acknowledged as if it held them.
-    /// Zero lifts that.
+    /// Tells the core that this node's log once ended in `floor`, at the latest, and was lost. Until the present log has reached it, the
+    /// node votes only for candidates whose logs have (unless it is one of two voters), and does not seek leadership: so it stands for the
+    /// entries that it acknowledged as if it held them. Zero lifts that.
     pub fn set_floor(&mut self, floor: EntryId) {
         self.fitness.floor = floor;
     }

@@ -180,6 +180,7 @@
 //!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
 //! * Where damage hides how far the log went, the floor is the farthest that it can have gone: in the newest term, at the end that the
 //!   manifest gives, or at as many entries as fit the file. The leader of that term lowers it: nobody holds more of the term than it has.
+//!   One of two voters votes for the other all the same, which has whatever was committed.
 //! * If no other node has the data, the way back (the file `aside.rs`) is to stop the node, to mend the files, and to rename
 //!   `manifest.aside` to `manifest.back`, before the log has reached the floor. One change of the manifest then lists what it lists; what
 //!   was fetched meanwhile is put aside in its turn, and its last entry becomes the floor.

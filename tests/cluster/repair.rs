@@ -90,6 +90,23 @@ fn a_damaged_node_is_filled_again_and_counts_as_before() {
 }
 
 #[test]
+fn one_of_two_nodes_that_does_not_know_how_far_its_log_went_is_filled_again() {
+    let mut cluster = Cluster::started(2);
+    let mut client = cluster.client(PATIENCE);
+    for number in 0..KEYS {
+        client.set(format!("key {number}").as_bytes(), &value(number)).expect("the cluster works");
+    }
+    let (leader, _) = cluster.wait_leader();
+    cluster.wait_caught_up(leader);
+    cluster.stop_all();
+    let damaged = 1 - leader;
+    std::fs::remove_file(&cluster.nodes[damaged].segments()[0]).expect("it is ours");
+    cluster.start_all();
+    wait_healed(&cluster, damaged);
+    assert_all_there(&cluster);
+}
+
+#[test]
 fn two_nodes_damaged_at_different_places_are_filled_by_the_third() {
     let mut cluster = stopped_with_values();
     damage(&cluster, 0, 3);
@@ -110,10 +127,10 @@ fn where_no_node_is_whole_nothing_is_answered_and_nothing_is_thrown_away() {
     }
     cluster.assert_no_quorum();
     cluster.stop_all();
-    // A node whose file is mended by hand, with the manifest put back, has everything again, and the others get it from there.
+    // A node whose file is mended by hand, with its list put back, has everything again, and the others get it from there.
     flip_byte(&damaged[0].0, damaged[0].1);
     let data = cluster.nodes[0].data.clone();
-    std::fs::rename(data.join("manifest.aside"), data.join("manifest")).expect("it was kept");
+    std::fs::rename(data.join("manifest.aside"), data.join("manifest.back")).expect("it was kept");
     cluster.start_all();
     assert_all_there(&cluster);
     wait_healed(&cluster, 1);
