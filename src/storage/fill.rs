@@ -18,17 +18,19 @@ fn word(seed: u64, number: u64) -> u64 {
 
 /// Writes into `buffer` what a file with this seed holds from `offset` on.
 pub(super) fn fill(seed: u64, offset: u64, buffer: &mut [u8]) {
-    let mut at = offset;
-    let mut rest = buffer;
-    while !rest.is_empty() {
-        let (number, skip) = (at / 8, (at % 8) as usize);
-        let bytes = word(seed, number).to_le_bytes();
-        let take = (8 - skip).min(rest.len());
-        let (now, later) = rest.split_at_mut(take);
-        now.copy_from_slice(&bytes[skip..skip + take]);
-        at += take as u64;
-        rest = later;
+    // A word that begins before the buffer, whole words, and one that ends behind it.
+    let skip = (offset % 8) as usize;
+    let before = buffer.len().min((8 - skip) % 8);
+    let (front, rest) = buffer.split_at_mut(before);
+    front.copy_from_slice(&word(seed, offset / 8).to_le_bytes()[skip..][..before]);
+    let first = offset.div_ceil(8);
+    let behind = word(seed, first + rest.len() as u64 / 8).to_le_bytes();
+    let mut words = rest.chunks_exact_mut(8);
+    for (number, bytes) in (first..).zip(&mut words) {
+        bytes.copy_from_slice(&word(seed, number).to_le_bytes());
     }
+    let end = words.into_remainder();
+    end.copy_from_slice(&behind[..end.len()]);
 }
 
 /// Whether `bytes`, which stand at `offset`, are still the fill.

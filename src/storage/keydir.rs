@@ -111,8 +111,8 @@ fn shard_of(hash: u64) -> usize {
 }
 
 impl Keydir {
-    /// A keydir of keys that rise strictly.
-    pub(super) fn of_rising<'a>(keys: impl Iterator<Item = (&'a [u8], Value)>) -> Keydir {
+    /// A keydir of keys that rise strictly. About `more` keys will follow.
+    pub(super) fn of_rising<'a>(keys: impl Iterator<Item = (&'a [u8], Value)>, more: usize) -> Keydir {
         let mut keydir = Keydir::default();
         for (key, value) in keys {
             keydir.slots.add(key, value);
@@ -122,7 +122,7 @@ impl Keydir {
         let (slots, hasher) = (&keydir.slots, &keydir.hasher);
         let hash_of = |number: &u32| hasher.hash_one(slots.key(*number));
         // Tables that have their size from the start need not hash all keys again as they grow.
-        keydir.shards.iter_mut().for_each(|shard| shard.reserve(keydir.count / SHARDS, hash_of));
+        keydir.shards.iter_mut().for_each(|shard| shard.reserve((keydir.count + more) / SHARDS, hash_of));
         for number in 0..count {
             let hash = hash_of(&number);
             keydir.shards[shard_of(hash)].insert_unique(hash, number, hash_of);
@@ -225,7 +225,7 @@ mod tests {
         for _ in 0..random.random_range(0..3_000) {
             model.insert(format!("{:x}", random.next_u32() % 5_000).into_bytes().into(), 0);
         }
-        let mut keydir = Keydir::of_rising(model.keys().map(|key| (&**key, value(0))));
+        let mut keydir = Keydir::of_rising(model.keys().map(|key| (&**key, value(0))), 0);
         for version in 1..30_000 {
             let key: Box<[u8]> = format!("{:x}", random.next_u32() % 5_000).into_bytes().into();
             match random.random_range(0..3) {
@@ -262,7 +262,7 @@ mod tests {
         let (bytes, ordered) = ((keydir.bytes() - empty) / 200_000, keydir.ordered.bytes() / 200_000);
         assert!(bytes - 16 <= 56, "seed {seed}: {bytes} bytes for a key of 16");
         assert!(ordered <= 9, "seed {seed}: {ordered} bytes of them for the order");
-        let mut again = Keydir::of_rising(keydir.page(b"", b"").map(|(key, value)| (key, *value)));
+        let mut again = Keydir::of_rising(keydir.page(b"", b"").map(|(key, value)| (key, *value)), 0);
         assert!(again.bytes() <= keydir.bytes(), "seed {seed}: {} bytes after a start", again.bytes());
         let keys: Vec<Vec<u8>> = keydir.page(b"", b"").map(|(key, _)| key.to_vec()).collect();
         let full = again.bytes();

@@ -23,7 +23,7 @@ use super::scrub::Scrubber;
 use super::segment::{HEADER_BLOCK, Segment, data_id_of, data_name, file_name, id_of};
 use super::snapshot::SnapshotMaker;
 use super::stage::Stage;
-use super::state::{Deleted, State as Index};
+use super::state::{Deleted, Expected, State as Index};
 use super::store::Store;
 use super::tail::{self, Tail};
 use super::writer::{Edit, LogWriter};
@@ -37,7 +37,7 @@ use std::sync::Arc;
 use super::founding::{Founding, Identity};
 
 /// Hints are merged in memory until they take more than this; then come the next ones.
-const HINT_BYTES_AT_ONCE: usize = 256 << 20;
+const HINT_BYTES_AT_ONCE: usize = 512 << 20;
 
 /// One for each thread that waits for the disk.
 #[derive(Debug)]
@@ -257,18 +257,22 @@ struct Loader<'a> {
     bytes: usize,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(store: &'a Store) -> Loader<'a> {
+        Loader { store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 }
+    }
+
     fn add(&mut self, segment: &Arc<Segment>, hint: Hint) {
         self.store.register_segment(Arc::clone(segment));
         self.bytes += hint.bytes();
         self.hints.push((segment.id(), hint));
         if self.bytes > HINT_BYTES_AT_ONCE {
-            self.load(false);
+            self.load(Expected { hints: true, keys: 0 });
         }
     }
 
-    fn load(&mut self, last: bool) {
-        self.store.load(hint::newest(&self.hints).map(placed), last, &mut self.deleted);
+    fn load(&mut self, more: Expected) {
+        self.store.load(hint::newest(&self.hints).map(placed), more, &mut self.deleted);
         (self.hints, self.bytes) = (Vec::new(), 0);
     }
 }
@@ -276,11 +280,11 @@ impl Loader<'_> {
 /// The state that these files make up.
 pub(super) fn load_files(disk: &dyn Disk, files: &[File]) -> Result<Index> {
     let store = Store::default();
-    let mut loader = Loader { store: &store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 };
+    let mut loader = Loader::new(&store);
     for file in files {
         loader.add(&file.segment, file.hint(disk)?);
     }
-    loader.load(true);
+    loader.load(Expected { hints: false, keys: 0 });
     Ok(store.into_state())
 }
 
@@ -288,7 +292,7 @@ pub(super) fn load_files(disk: &dyn Disk, files: &[File]) -> Result<Index> {
 /// The hint of a segment in the log that cannot be believed is no loss, as long as the conditions of its entries can be decided again: it
 /// and those behind it are read instead, and get another.
 fn load_hints(disk: &dyn Disk, manifest: &Manifest, sorted: &mut Sorted, store: &Store) -> Result<Loaded> {
-    let mut loader = Loader { store, deleted: Deleted::default(), hints: Vec::new(), bytes: 0 };
+    let mut loader = Loader::new(store);
     let mut loaded = Loaded { logs: Vec::new(), last_batch: 0 };
     for file in &mut sorted.files {
         let hint = file.hint(disk)?;
@@ -320,8 +324,17 @@ fn load_hints(disk: &dyn Disk, manifest: &Manifest, sorted: &mut Sorted, store: 
         log::warn!("{} is read in full: {reason}", segment.name());
         break;
     }
-    loader.load(true);
+    let rest = sorted.sealed[loaded.logs.len()..].iter().map(|(segment, _)| segment).chain(&sorted.tail);
+    let unread = rest.map(|segment| segment.length()).sum();
+    loader.load(Expected { hints: false, keys: entries_in(unread, &loaded.logs) });
     Ok(loaded)
+}
+
+/// About how many entries so many bytes of the log hold, if they are as those of the hinted segments. Tables that have room for them from
+/// the start need not hash all keys again when they come.
+fn entries_in(bytes: u64, logs: &[HintLog]) -> usize {
+    let (entries, taken) = logs.iter().fold((0, 0), |(entries, taken), log| (entries + log.offsets.len() as u64, taken + log.end));
+    (bytes.saturating_mul(entries) / taken.max(1)) as usize
 }
 
 /// A key of a hint as the index keeps it; without a value if it was deleted.

@@ -6,6 +6,7 @@ use super::keydir::{Keydir, Value};
 use super::location::Location;
 use super::segment::Segment;
 use super::store::Located;
+use ahash::RandomState;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,10 +22,19 @@ struct Held {
 #[derive(Debug, Default)]
 pub(super) struct State {
     keydir: Keydir,
-    files: HashMap<u32, Held>,
+    files: HashMap<u32, Held, RandomState>,
     /// For the hash of each key that was deleted by an entry which no hint covers yet, the highest such entry. Other keys may have the same
     /// hash; a merge then keeps a record that it could have left out.
     deletions: HashMap<u64, u64>,
+}
+
+/// What follows a portion of hints.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Whether another portion does.
+    pub(super) hints: bool,
+    /// About how many keys do that are in no hint.
+    pub(super) keys: usize,
 }
 
 /// While hints are loaded: keys that some file deletes. What is loaded later may be older.
@@ -117,40 +127,33 @@ impl State {
     }
 
     /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest version among the files at
-    /// hand, and its value unless that deletes it. More may follow; `deleted` is kept between the calls.
-    pub(super) fn load<'a>(&mut self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, last: bool, deleted: &mut Deleted) {
+    /// hand, and its value unless that deletes it. More portions of hints may follow; `deleted` is kept between the calls. About `more`
+    /// keys will come later.
+    pub(super) fn load<'a>(&mut self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, more: Expected, deleted: &mut Deleted) {
         if self.keydir.len() == 0 && deleted.0.is_empty() {
             let values = keys.filter_map(|(key, version, value)| {
-                if value.is_none() && !last {
+                if value.is_none() && more.hints {
                     deleted.0.insert(key.into(), version);
                 }
-                Some((key, value?))
+                let value = value?;
+                self.count(key, &value, true);
+                Some((key, value))
             });
-            self.keydir = Keydir::of_rising(values);
-        } else {
-            for (key, version, value) in keys {
-                if self.version(key) > version || deleted.0.get(key).is_some_and(|newer| *newer > version) {
-                    continue;
-                }
-                match value {
-                    Some(value) => drop(self.keydir.put(key, value)),
-                    None => {
-                        self.keydir.remove(key);
-                        deleted.0.insert(key.into(), version);
-                    }
-                }
+            self.keydir = Keydir::of_rising(values, more.keys);
+            return;
+        }
+        for (key, version, value) in keys {
+            if self.version(key) > version || deleted.0.get(key).is_some_and(|newer| *newer > version) {
+                continue;
             }
-        }
-        if last {
-            self.recount();
-        }
-    }
-
-    fn recount(&mut self) {
-        let State { keydir, files, .. } = self;
-        for (key, value) in keydir.page(b"", b"") {
-            let held = files.get_mut(&value.location.segment);
-            held.unwrap_or_else(|| panic!("version {} is in no file that was opened", value.version)).live += live_bytes(key, value);
+            if let Some(value) = value {
+                self.put(key, value);
+            } else {
+                if let Some(before) = self.keydir.remove(key) {
+                    self.count(key, &before, false);
+                }
+                deleted.0.insert(key.into(), version);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use super::keydir::Value;
 use super::location::Location;
 use super::record::{self, Kind, Operation};
 use super::segment::Segment;
-use super::state::{Deleted, State};
+use super::state::{Deleted, Expected, State};
 use crate::bugbank::planted;
 use crate::error::Result;
 use parking_lot::{RwLock, RwLockWriteGuard};
@@ -171,10 +171,10 @@ impl Store {
     }
 
     /// See [`State::load`].
-    pub(super) fn load<'a>(&self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, last: bool, deleted: &mut Deleted) {
+    pub(super) fn load<'a>(&self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, more: Expected, deleted: &mut Deleted) {
         let mut state = self.state.write();
         assert_eq!(self.applied(), 0, "hints are loaded first");
-        state.load(keys, last, deleted);
+        state.load(keys, more, deleted);
         self.note_index_bytes(&state);
     }
 
