@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, unbounded};
+use crate::server::mailbox::{Sender, unbounded};
 
 use crate::error::{Error, Result};
 use crate::storage::directory::Workers;

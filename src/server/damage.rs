@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::Sender;
+use crate::server::mailbox::Sender;
 use parking_lot::{Condvar, Mutex};
 
 use crate::storage::writer::Job;
@@ -62,7 +62,7 @@ pub(super) fn reporter<C: Send + 'static>(writer: Sender<Job>, inbox: Sender<Eve
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crossbeam_channel::unbounded;
+    use crate::server::mailbox::unbounded;
 
     #[test]
     fn damage_is_remembered_and_shown_once_however_often_it_is_met() {

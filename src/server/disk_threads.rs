@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crate::server::mailbox::{Receiver, Sender};
 
 use crate::error::Error;
 use crate::storage::hinter::{HintJob, Hinter};
@@ -25,7 +25,7 @@ pub(super) fn run_writer<C>(
     metrics: &Arc<Metrics>,
     remembered: &Remembered,
 ) {
-    for job in jobs {
+    for job in jobs.iter() {
         if let Job::Stop = job {
             return;
         }
@@ -85,7 +85,7 @@ pub(super) fn run_preparer<C>(
     if requests.is_empty() {
         keep_reserve(&preparer, metrics);
     }
-    for min_record_bytes in requests {
+    for min_record_bytes in requests.iter() {
         match preparer.prepare(min_record_bytes) {
             Ok(segment) => {
                 if shortage.end() {
@@ -129,7 +129,7 @@ pub(super) fn run_hinter<C>(
     on_damage: &OnDamage,
 ) {
     let mut shortage = Reminder::default();
-    for job in requests {
+    for job in requests.iter() {
         let retry = match hinter.make(&job) {
             Ok(hinted) => {
                 shortage.end();

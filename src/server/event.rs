@@ -4,7 +4,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use crate::server::mailbox::Sender;
 
 use super::gate::ReadGate;
 use crate::protocol::peer::Note;

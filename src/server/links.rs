@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::server::mailbox::{Receiver, RecvTimeoutError, Sender};
 
 use super::acceptor::LINK_STACK;
 use super::dialer::{Dialer, SocketInUse};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crate::server::mailbox::{Receiver, Sender};
 
 use crate::error::Error;
 use crate::storage::merge::{MergeJob, Merger};
@@ -41,7 +41,7 @@ pub(super) fn run_merger<C>(
     metrics: &Arc<Metrics>,
     on_damage: &OnDamage,
 ) {
-    for work in requests {
+    for work in requests.iter() {
         let job = match work {
             MergerWork::Merge(job) => match merge(merger, &job, metrics, on_damage) {
                 Ok(job) => job,

@@ -51,6 +51,7 @@ pub mod intake;
 pub mod join;
 pub mod links;
 pub mod log_sink;
+pub mod mailbox;
 pub mod marks;
 mod merge_thread;
 pub mod metrics;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crossbeam_channel::unbounded;
+use crate::server::mailbox::unbounded;
 use tempfile::TempDir;
 
 use super::*;

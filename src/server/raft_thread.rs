@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crate::server::mailbox::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use crate::raft::{EntryId, RoleName};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use crate::server::mailbox::Sender;
 use parking_lot::Mutex;
 
 use super::event::{Event, Incoming, LinkChange};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crate::server::mailbox::{Receiver, Sender, unbounded};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use super::connection::Connection;

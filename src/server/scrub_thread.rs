@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crate::server::mailbox::{Receiver, Sender};
 
 use crate::error::Error;
 use crate::storage::scrub::{ScrubJob, Scrubber};
@@ -23,7 +23,7 @@ pub(super) fn run_scrubber<C>(
     metrics: &Arc<Metrics>,
     on_damage: &OnDamage,
 ) {
-    for job in requests {
+    for job in requests.iter() {
         let mut pace = Pace::new(metrics, RATES);
         let scrubbed = scrubber.scrub(&job, &mut |bytes| {
             metrics.scrubbed_bytes.add(bytes);

@@ -407,7 +407,7 @@ impl Answers {
     fn open_backup(&mut self, batch: &Batch<'_>, slot: Slot, form: Form) -> bool {
         self.backup = None;
         self.port.in_flight.enter(batch.cost);
-        let (sender, state) = crossbeam_channel::bounded(1);
+        let (sender, state) = crate::server::mailbox::bounded(1);
         let permit = self.port.backups.permit();
         match (&permit, self.port.attached.get()) {
             (_, None) => self.refuse(batch, &Outcome::NotLeader { leader: None }),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_channel::Sender;
+use crate::server::mailbox::Sender;
 use parking_lot::Mutex;
 
 use super::identity::{Standing, ids_of};

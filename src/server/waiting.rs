@@ -9,7 +9,7 @@ use crate::storage::applier::Effect;
 use crate::storage::state_at::StateAt;
 use crate::storage::store::Located;
 
-use crossbeam_channel::Sender;
+use crate::server::mailbox::Sender;
 
 use super::event::{BackupRequest, ClientBatch, Outcome, Reply, Request, Slot};
 

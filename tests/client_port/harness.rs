@@ -7,12 +7,12 @@ use apexkv::server::accept::listen;
 use apexkv::server::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
 use apexkv::server::event::{ClientBatch, Event, Outcome, Request, Slot};
 use apexkv::server::gate::{EarlyRead, ReadGate};
+use apexkv::server::mailbox::{Receiver, Sender, unbounded};
 use apexkv::server::metrics::Metrics;
 use apexkv::storage::simulated::SimulatedDisk;
 use apexkv_client::protocol::{
     Command, Extension, RESPONSE_HEADER, ResponseHeader, Status, encode_extended_request, encode_request, response_crc,
 };
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -189,8 +189,8 @@ impl Raft {
         loop {
             match events.recv_timeout(Duration::from_millis(2)) {
                 Ok(event) => self.take(event),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+                Err(apexkv::server::mailbox::RecvTimeoutError::Timeout) => {}
+                Err(apexkv::server::mailbox::RecvTimeoutError::Disconnected) => return,
             }
             while let Ok(event) = events.try_recv() {
                 self.take(event);
