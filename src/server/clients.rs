@@ -23,12 +23,12 @@ use super::gate::ReadGate;
 use super::metrics::Metrics;
 use super::shared::OnDamage;
 use super::turnaway;
+use super::values::Values;
 use super::wake::Wake;
 use crate::error::{Error, Result};
 use crate::raft::NodeId;
 use crate::server::mailbox::Sender;
 use crate::storage::snapshot::SnapshotMaker;
-use crate::storage::store::Store;
 use apexkv_client::protocol::{DEFAULT_MAX_KEY, DEFAULT_MAX_VALUE};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -148,7 +148,7 @@ impl fmt::Debug for Port {
 pub(super) struct Attached {
     pub(super) inbox: Sender<Event<Arc<Connection>>>,
     pub(super) gate: Arc<ReadGate<Arc<Connection>>>,
-    pub(super) store: Arc<Store>,
+    pub(super) values: Values,
 }
 
 /// The cost of everything that waits for the Raft thread, over all connections.
@@ -216,8 +216,8 @@ impl ClientPort {
     ///
     /// # Panics
     /// When called twice.
-    pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, gate: Arc<ReadGate<Arc<Connection>>>, store: Arc<Store>) {
-        let first = self.port.attached.set(Attached { inbox, gate, store }).is_ok();
+    pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, gate: Arc<ReadGate<Arc<Connection>>>, values: Values) {
+        let first = self.port.attached.set(Attached { inbox, gate, values }).is_ok();
         assert!(first, "the client port is attached to a Raft thread already");
     }
 

@@ -79,9 +79,11 @@ mod status;
 mod stream;
 mod turnaway;
 mod upkeep;
+mod values;
 pub mod view;
 mod waiting;
 mod wake;
 
 pub use connection::Connection;
 pub use run::run;
+pub use values::Values;

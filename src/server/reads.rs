@@ -6,8 +6,9 @@ use super::event::Outcome;
 use super::request::Query;
 use super::response::{Form, begin, encode_outcome, finish, refuse};
 use super::stream::{LARGE_BYTES, Large};
+use super::values::Values;
 use crate::error::{Error, Result};
-use crate::storage::store::{Located, Page, Store};
+use crate::storage::store::{Located, Page};
 use apexkv_client::protocol::{SCAN_PAGE_BYTES, Status};
 
 /// Appends the response to a GET or GETV whose location the Raft thread took, or to any read that was refused. A large response is
@@ -17,11 +18,11 @@ pub(super) fn answer_located(
     form: Form,
     query: &Query<'_>,
     outcome: &Outcome,
-    store: &Store,
+    values: &Values,
     view: &dyn NodeView,
 ) -> Option<Large> {
     match (outcome, query) {
-        (Outcome::Found(located), Query::Get { key, versioned }) => return get(out, form, key, *versioned, located, store),
+        (Outcome::Found(located), Query::Get { key, versioned }) => return get(out, form, key, *versioned, located, values),
         // A read never has an open outcome: nothing happened, whatever the reason.
         (Outcome::Unknown(text), _) => refuse(out, form, Status::Busy, text),
         (other, _) => encode_outcome(out, form, other, view),
@@ -30,10 +31,10 @@ pub(super) fn answer_located(
 }
 
 /// Appends the response to a read that may be looked up now. A large response is returned instead.
-pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, store: &Store) -> Option<Large> {
+pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, values: &Values) -> Option<Large> {
     match query {
-        Query::Get { key, versioned } => match store.lookup(key) {
-            Some(located) => get(out, form, key, *versioned, &located, store),
+        Query::Get { key, versioned } => match values.lookup(key) {
+            Some(located) => get(out, form, key, *versioned, &located, values),
             None => {
                 let start = begin(out, form);
                 finish(out, start, form, Status::NotFound);
@@ -42,31 +43,31 @@ pub(super) fn answer_now(out: &mut Vec<u8>, form: Form, query: &Query<'_>, store
         },
         Query::Scan { prefix, cursor, limit, keys_only } => {
             // Locations are taken under the store's one short lock; the values are copied after it.
-            let page = store.scan(prefix, cursor, *limit, SCAN_PAGE_BYTES, *keys_only);
-            scan(out, form, &page, *keys_only, store)
+            let page = values.scan(prefix, cursor, *limit, SCAN_PAGE_BYTES, *keys_only);
+            scan(out, form, &page, *keys_only, values)
         }
         Query::Backup(query) => panic!("{query:?} of a backup is answered by its connection, not from the store"),
     }
 }
 
-fn get(out: &mut Vec<u8>, form: Form, key: &[u8], versioned: bool, located: &Located, store: &Store) -> Option<Large> {
+fn get(out: &mut Vec<u8>, form: Form, key: &[u8], versioned: bool, located: &Located, values: &Values) -> Option<Large> {
     let version = located.version.to_le_bytes();
     let front: &[u8] = if versioned { &version } else { &[] };
     if located.value_bytes as usize > LARGE_BYTES {
         return large(out, form, |large| {
             large.push_bytes(front);
-            large.push_value(store.check(key, located)?);
+            large.push_value(values.check(key, located)?);
             Ok(())
         });
     }
     respond(out, form, |out| {
         out.extend_from_slice(front);
-        store.read(key, located, out)
+        values.read(key, located, out)
     });
     None
 }
 
-fn scan(out: &mut Vec<u8>, form: Form, page: &Page, keys_only: bool, store: &Store) -> Option<Large> {
+fn scan(out: &mut Vec<u8>, form: Form, page: &Page, keys_only: bool, values: &Values) -> Option<Large> {
     let value_bytes = |located: &Located| if keys_only { 0 } else { located.value_bytes };
     let pair = |key: &[u8], located: &Located, out: &mut Vec<u8>| {
         out.extend_from_slice(&(key.len() as u32).to_le_bytes());
@@ -84,7 +85,7 @@ fn scan(out: &mut Vec<u8>, form: Form, page: &Page, keys_only: bool, store: &Sto
                 pair(key, located, &mut front);
                 large.push_bytes(&front);
                 if !keys_only {
-                    large.push_value(store.check(key, located)?);
+                    large.push_value(values.check(key, located)?);
                 }
             }
             Ok(())
@@ -95,7 +96,7 @@ fn scan(out: &mut Vec<u8>, form: Form, page: &Page, keys_only: bool, store: &Sto
         for (key, located) in &page.entries {
             pair(key, located, out);
             if !keys_only {
-                store.read(key, located, out)?;
+                values.read(key, located, out)?;
             }
         }
         Ok(())

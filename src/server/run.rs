@@ -32,6 +32,7 @@ use super::recovered::recovered;
 use super::replica::{Limits, Replica};
 use super::responders::Responders;
 use super::status::{Member, StatusView};
+use super::values::Values;
 use super::view::PeerView;
 use super::{accept, admin, founding, identity, join, log_sink, sockets};
 
@@ -220,7 +221,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         ready: ready_line(config),
     };
     client_port.serve_backups(snapshots, disk.on_damage());
-    client_port.attach(inbox.clone(), gate, store);
+    client_port.attach(inbox.clone(), gate, Values { store, on_damage: disk.on_damage() });
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
         let _ = inbox.send(Event::Shutdown);

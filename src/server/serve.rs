@@ -14,8 +14,8 @@ use super::reads::{answer_located, answer_now};
 use super::request::BackupQuery;
 use super::response::{Form, encode_outcome};
 use super::stream::{Large, Piece};
+use super::values::Values;
 use crate::bugbank::planted;
-use crate::storage::store::Store;
 use rustix::io::Errno;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -308,7 +308,7 @@ impl Answers {
         if term == 0 || self.writes_open || port.unsent.load(Relaxed) > port.limits.unsent_bytes_total {
             return None;
         }
-        let bytes = self.look_up(batch, &attached.store)?;
+        let bytes = self.look_up(batch, &attached.values)?;
         let slot = self.next_slot;
         self.next_slot += batch.entries.len() as u64;
         let forms = batch.reads.iter().map(|read| read.form).collect();
@@ -325,10 +325,10 @@ impl Answers {
     }
 
     /// Builds the responses to all reads of a batch; `None` if they are too large to be held.
-    fn look_up(&mut self, batch: &Batch<'_>, store: &Store) -> Option<Vec<u8>> {
+    fn look_up(&mut self, batch: &Batch<'_>, values: &Values) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.early_bytes);
         for read in &batch.reads {
-            if answer_now(&mut bytes, read.form, &read.query, store).is_some() || bytes.len() > EARLY_BYTES_MAX {
+            if answer_now(&mut bytes, read.form, &read.query, values).is_some() || bytes.len() > EARLY_BYTES_MAX {
                 return None;
             }
         }
@@ -446,7 +446,7 @@ impl Answers {
         }
         let outcomes = self.connection.with_output(|output| output.take_read_outcomes());
         let port = Arc::clone(&self.port);
-        let store = port.attached.get().map(|attached| &attached.store);
+        let values = port.attached.get().map(|attached| &attached.values);
         let (mut first, mut count) = (0, 0);
         for read in &batch.reads {
             if first + count as u64 != read.slot || self.scratch.len() >= DELIVERY_BYTES {
@@ -456,7 +456,7 @@ impl Answers {
                 (first, count) = (read.slot, 0);
             }
             let decisive = if read.located_in_order { Some(read.slot) } else { batch.barrier };
-            if let Some(large) = self.answer_read(read, outcome_of(&outcomes, decisive), store.map(Arc::as_ref)) {
+            if let Some(large) = self.answer_read(read, outcome_of(&outcomes, decisive), values) {
                 if !self.deliver(first, count) || !self.stream(read.slot, large) {
                     return false;
                 }
@@ -469,14 +469,14 @@ impl Answers {
     }
 
     /// Builds the response to a read; one that is large comes back, to be built piece by piece.
-    fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, store: Option<&Store>) -> Option<Large> {
+    fn answer_read(&mut self, read: &super::batch::PlannedRead<'_>, outcome: &Outcome, values: Option<&Values>) -> Option<Large> {
         let view = self.port.view.as_ref();
         let busy = Outcome::Busy("too many responses wait for clients that do not take them; try again later".into());
         let crowded = self.port.unsent.load(Relaxed) > self.port.limits.unsent_bytes_total;
         let outcome = if crowded { &busy } else { outcome };
-        match (outcome, store) {
-            (Outcome::Proceed, Some(store)) => answer_now(&mut self.scratch, read.form, &read.query, store),
-            (outcome, Some(store)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, store, view),
+        match (outcome, values) {
+            (Outcome::Proceed, Some(values)) => answer_now(&mut self.scratch, read.form, &read.query, values),
+            (outcome, Some(values)) => answer_located(&mut self.scratch, read.form, &read.query, outcome, values, view),
             (outcome, None) => {
                 encode_outcome(&mut self.scratch, read.form, outcome, view);
                 None

@@ -144,6 +144,8 @@ fn a_rotten_value_is_an_error_and_never_other_bytes() {
     client.queue(Scan, b"k/", &scan_value(0, 1, b"")).queue(Scan, b"k/g", &[0; 5]).flush();
     let refusal = text(client.receive(), Status::Error);
     assert!(refusal.contains(".log") && refusal.contains("offset"), "{refusal:?} names the place");
+    let told = server.damage.lock().expect("no holder panics").first().cloned().expect("whoever sees to damage was told before the client");
+    assert!(refusal.contains(&told), "{told:?}");
     assert_eq!(client.receive(), ok(b"a value that stays whole"));
     text(client.receive(), Status::Error);
     text(client.receive(), Status::Error);

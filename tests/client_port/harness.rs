@@ -2,13 +2,14 @@
 
 use super::engine::Engine;
 use apexkv::raft::NodeId;
-use apexkv::server::Connection;
 use apexkv::server::accept::listen;
 use apexkv::server::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
 use apexkv::server::event::{ClientBatch, Event, Outcome, Request, Slot};
 use apexkv::server::gate::{EarlyRead, ReadGate};
 use apexkv::server::mailbox::{Receiver, Sender, unbounded};
 use apexkv::server::metrics::Metrics;
+use apexkv::server::shared::OnDamage;
+use apexkv::server::{Connection, Values};
 use apexkv::storage::simulated::SimulatedDisk;
 use apexkv_client::protocol::{
     Command, Extension, RESPONSE_HEADER, ResponseHeader, Status, encode_extended_request, encode_request, response_crc,
@@ -50,6 +51,8 @@ pub(crate) struct Server {
     pub(crate) port: Option<ClientPort>,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
+    /// What was told of damage.
+    pub(crate) damage: Arc<Mutex<Vec<String>>>,
     mode: Arc<Mutex<Mode>>,
     confirmed: Arc<AtomicU64>,
     gate: Arc<ReadGate<Arc<Connection>>>,
@@ -90,7 +93,10 @@ impl Server {
         server.disk = Some(engine.disk());
         let (inbox, events) = unbounded();
         let (seen, seen_here) = unbounded();
-        server.port.as_ref().expect("started").attach(inbox.clone(), Arc::clone(&server.gate), engine.store());
+        let damage = Arc::clone(&server.damage);
+        let on_damage: OnDamage = Arc::new(move |error| damage.lock().expect("no holder panics").push(error.to_string()));
+        let values = Values { store: engine.store(), on_damage };
+        server.port.as_ref().expect("started").attach(inbox.clone(), Arc::clone(&server.gate), values);
         let (mode, confirmed) = (Arc::clone(&server.mode), Arc::clone(&server.confirmed));
         let raft = Raft { engine, mode, confirmed, held: Vec::new(), looked: Vec::new(), seen };
         server.thread = Some(std::thread::spawn(move || raft.run(&events)));
@@ -108,7 +114,8 @@ impl Server {
         let mode = Arc::new(Mutex::new(Mode::Prompt));
         let confirmed = Arc::default();
         let gate = Arc::new(ReadGate::new());
-        Server { port: Some(port), address, metrics, mode, confirmed, gate, inbox: None, seen: unbounded().1, disk: None, thread: None }
+        let (damage, seen) = (Arc::default(), unbounded().1);
+        Server { port: Some(port), address, metrics, damage, mode, confirmed, gate, inbox: None, seen, disk: None, thread: None }
     }
 
     /// From now on the connections may look up before a read is confirmed.
