@@ -274,6 +274,7 @@ mod location;
 pub mod log;
 mod manifest;
 pub mod mapping;
+pub mod mend;
 pub mod merge;
 mod ordered;
 mod piece;

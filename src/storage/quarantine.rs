@@ -25,14 +25,14 @@ use std::io;
 /// The manifest as it was before everything was put aside.
 pub(super) const ASIDE: &str = "manifest.aside";
 
-/// Puts everything aside because of `damage`. From here on the log is empty. Fails with the damage itself if the manifest or the hard state
-/// is what is damaged.
-pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardState, damage: Error) -> Result<()> {
+/// Puts everything aside because of `damage`. From here on the log is empty, and this node stands for one that ended at `position`. Fails
+/// with the damage itself if the manifest or the hard state is what is damaged.
+pub(super) fn quarantine(writer: &mut LogWriter, position: EntryId, damage: Error) -> Result<()> {
     let Error::Corrupt { file, .. } = &damage else { return Err(damage) };
     if file == super::manifest::NAME || file == super::writer::HARD_STATE_NAME {
         return Err(damage);
     }
-    let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state).max(writer.manifest.floor);
+    let floor = position.max(writer.manifest.floor);
     log::error!("{damage}");
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
     keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
@@ -64,7 +64,7 @@ fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
 
 /// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the
 /// greatest position of the newest term that this node knows.
-fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
+pub(super) fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
     let unknown = EntryId { term: hard_state.term, index: super::bytes::NUMBER_MAX };
     let mut last = manifest.base;
     for listed in &manifest.segments {
