@@ -80,9 +80,12 @@ impl Inquiry {
         if complete {
             return Step::Mend;
         }
-        let whole: Vec<EntryId> =
-            self.others.values().filter_map(|(_, heard)| heard.now).filter(|now| now.running && now.whole).map(|now| now.last).collect();
-        if self.suffice(&whole, last) {
+        let answered = || self.others.values().filter_map(|(_, heard)| Some((heard.now?, &heard.missing)));
+        let whole: Vec<EntryId> = answered().filter(|(now, _)| now.running && now.whole).map(|(now, _)| now.last).collect();
+        // A connection that broke in the middle is no answer.
+        let lacks = |missing: &[(u64, u64, Missing)], index| missing.iter().any(|(first, last, _)| (*first..=*last).contains(&index));
+        let all_asked = answered().all(|(_, missing)| wanted.iter().all(|wanted| lacks(missing, wanted.first)));
+        if all_asked && self.suffice(&whole, last) {
             return Step::PutAside;
         }
         match wanted.iter().find_map(|wanted| self.find_hopeless(wanted, last)) {
@@ -183,9 +186,12 @@ mod tests {
         asked.lacks(NodeId(2), 9, 9, Missing::Other);
         assert!(matches!(asked.step(Some(LAST), &wanted(9, 9), false), Step::Wait(_)), "it may lack what this node acknowledged");
         asked.stands(NodeId(3), standing(true, true, 7));
+        assert!(matches!(asked.step(Some(LAST), &wanted(9, 9), false), Step::Wait(_)), "it has not said that it lacks the entry");
+        asked.lacks(NodeId(3), 9, 9, Missing::Other);
         assert_eq!(asked.step(Some(LAST), &wanted(9, 9), false), Step::PutAside, "a majority never had the entry");
         let mut asked = inquiry(2);
         asked.stands(NodeId(3), standing(true, true, 9));
+        asked.lacks(NodeId(3), 1, 1, Missing::Compacted);
         assert_eq!(asked.step(Some(LAST), &wanted(1, 1), false), Step::PutAside);
         assert!(matches!(asked.step(None, &[], false), Step::Wait(_)), "who knows what this node acknowledged");
         asked.begin();

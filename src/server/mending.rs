@@ -86,6 +86,11 @@ pub(super) fn mend(config: &MendConfig<'_>, damaged: Box<Damaged>, stop: &Atomic
     Err(damaged.loss_of(0, "although the log has been mended several times: is the device failing?"))
 }
 
+/// What is asked for: nothing that would be of no use.
+fn wanted_of(damaged: &mut Damaged) -> Vec<Wanted> {
+    if damaged.obstacle().is_some() { Vec::new() } else { damaged.wanted() }
+}
+
 /// What the threads that answer share with the one that asks.
 struct Desk {
     hello: Hello,
@@ -154,7 +159,7 @@ impl Desk {
                     log::debug!("{id} cannot be asked for lost entries: {reason}");
                 }
             }
-            let step = self.with(|damaged| inquiry.step(damaged.last(), &damaged.wanted(), damaged.is_complete()))?;
+            let step = self.with(|damaged| inquiry.step(damaged.last(), &wanted_of(damaged), damaged.is_complete()))?;
             match step {
                 Step::Wait(text) => {
                     if notices.changed("mending", &text) || said.elapsed() > SAID_AGAIN {
@@ -196,7 +201,7 @@ impl Desk {
             Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
             Err(reason) => return Ok(Err(reason)),
         }
-        for wanted in self.with(|damaged| damaged.wanted())? {
+        for wanted in self.with(wanted_of)? {
             let mut next = wanted.first;
             while next <= wanted.last && !stop.load(Ordering::SeqCst) {
                 let question = Wanted { first: next, ..wanted };

@@ -168,13 +168,13 @@ fn open_leniently(disk: &dyn Disk, listed: &Listed, name: &str, cluster: u128, n
     let file: Arc<dyn DiskFile> = Arc::new(Around(disk.open(name).ok()?));
     // The cache may hold what the device has not.
     let _ = file.drop_cache(0);
-    let wanted = |header: &SegmentHeader| {
-        (header.cluster, header.node, header.id) == (cluster, node, listed.id)
-            && (header.node, header.length) == (listed.node, listed.length)
-    };
+    let Listed { id, length, .. } = *listed;
     if let Ok((header, crc)) = SegmentHeader::read(&*file, name, cluster) {
-        return wanted(&header).then(|| Segment::new(file, header, crc, 0).ok()).flatten().map(|segment| (Arc::new(segment), true));
+        let wanted = (header.node, header.id, header.length) == (node, id, length) && listed.node == node;
+        return wanted.then(|| Segment::new(file, header, crc, 0).ok()).flatten().map(|segment| (Arc::new(segment), true));
     }
-    let header = SegmentHeader::read_unchecked(&*file).ok().filter(wanted)?;
+    // The cluster and the number stand in every batch, too; whose file it is, only here.
+    let SegmentHeader { seed, .. } = SegmentHeader::read_unchecked(&*file).ok().filter(|found| found.node == node)?;
+    let header = SegmentHeader { cluster, node, id, length, seed, data: false };
     Some((Arc::new(Segment::new(file, header, 0, 0).ok()?), false))
 }

@@ -38,18 +38,16 @@ struct Surveyor<'a> {
     node: u128,
     manifest: &'a Manifest,
     survey: Survey,
-    /// Whether the next hint can be believed without a look at its segment: damage is looked for everywhere if some was found while
-    /// the node ran, and hints behind one that is not believed are not believed at a start.
-    believing: bool,
 }
 
 impl Survey {
-    /// Looks at everything that the manifest lists. An error is one of the disk.
+    /// Looks at every byte of the log that the manifest lists, also where a start would believe a hint: where there is some damage, there
+    /// may be more. An error is one of the disk.
     pub(super) fn new(disk: &dyn Disk, cluster: u128, node: u128, manifest: &Manifest) -> Result<Survey> {
         let (base, mut terms) = (manifest.base, Terms::default());
         let sound = base.index == 0 || terms.note(base);
         let survey = Survey { base, terms, parts: Vec::new(), useless: Vec::new(), obstacle: None, end_known: true, last_batch: 0 };
-        let mut surveyor = Surveyor { disk, cluster, node, manifest, survey, believing: !manifest.distrusted };
+        let mut surveyor = Surveyor { disk, cluster, node, manifest, survey };
         if !sound {
             surveyor.hinder(crate::storage::corrupt(crate::storage::manifest::NAME, 0, format!("the log begins behind {base}")));
         }
@@ -164,24 +162,16 @@ impl Surveyor<'_> {
     }
 
     fn sealed_part(&mut self, mut part: Part, whole: bool) -> Result<()> {
-        let sound = self.take_hint(&mut part)?;
-        self.believing &= sound;
+        self.take_hint(&mut part)?;
         let Some((last, _)) = part.seal() else { return Ok(()) };
-        match (&part.segment, &part.hint) {
-            (Some(_), Some(hint)) if self.believing && whole => {
-                part.last_batch = hint.log.last_batch;
-                let ends = hint.log.offsets.iter().skip(1).copied().chain([u32::try_from(hint.log.end).unwrap_or(u32::MAX)]);
-                let places = hint.log.offsets.iter().zip(ends);
-                part.places = places.map(|(offset, end)| super::part::Place { offset: *offset, bytes: end - offset }).collect();
-                part.hint = None;
-            }
-            (Some(segment), _) => {
+        match &part.segment {
+            Some(segment) => {
                 let segment = Arc::clone(segment);
                 let walked = Walk::new(&mut part, &mut self.survey.terms, self.cluster, segment, whole).run();
                 self.hindered(walked)?;
                 part.lose_to(last + 1, HEADER_BLOCK);
             }
-            (None, _) => part.lose_to(last + 1, 0),
+            None => part.lose_to(last + 1, 0),
         }
         part.look_where_the_hint_says();
         if let Some(hint) = &part.hint {
@@ -194,9 +184,9 @@ impl Surveyor<'_> {
         Ok(())
     }
 
-    /// Reads the hint that the manifest names. True if a start would go on with the next one.
-    fn take_hint(&mut self, part: &mut Part) -> Result<bool> {
-        let State::Hinted { first, last, offset } = part.listed.state else { return Ok(false) };
+    /// Reads the hint that the manifest names.
+    fn take_hint(&mut self, part: &mut Part) -> Result<()> {
+        let State::Hinted { first, last, offset } = part.listed.state else { return Ok(()) };
         let Listed { id, node, length, .. } = part.listed;
         let header = crate::storage::segment::SegmentHeader { cluster: self.cluster, node, id, length, seed: 0, data: false };
         let reason = match hint::read(self.disk, &header)? {
@@ -208,9 +198,8 @@ impl Surveyor<'_> {
                     sound &= self.survey.terms.note(EntryId { term: *term, index: until });
                 }
                 if sound {
-                    let known = hint.log.hash.is_known();
                     part.hint = Some(hint);
-                    return Ok(known);
+                    return Ok(());
                 }
                 "its terms contradict those of the log".to_owned()
             }
@@ -221,7 +210,7 @@ impl Surveyor<'_> {
             let needed = "conditions cannot be decided again, because a merge has left out what they were decided against";
             self.hinder(crate::storage::corrupt(&hint::hint_name(id), 0, format!("{reason}; {needed}")));
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Lost entries behind everything that is known could be anything.
