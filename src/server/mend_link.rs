@@ -97,7 +97,7 @@ fn respond(shared: &Shared, wanted: Option<Wanted>) -> Result<Said> {
 }
 
 /// The answer that these pieces make; `None` if one of them cannot be read.
-fn said(first: u64, holding: Holding) -> Result<Option<Said>> {
+pub(super) fn said(first: u64, holding: Holding) -> Result<Option<Said>> {
     let pieces = match holding {
         Holding::Missing { through, why } => return Ok(Some(Said::Missing { through, why })),
         Holding::Pieces(pieces) => pieces,

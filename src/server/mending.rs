@@ -98,8 +98,7 @@ struct Desk {
     marks: BTreeMap<NodeId, Mark>,
     timing: Timing,
     attempts: AtomicU64,
-    /// Gone when it has been settled what is done with it.
-    damaged: Mutex<Option<Box<Damaged>>>,
+    damaged: Shelf,
     /// Who has asked since it was last emptied.
     askers: Mutex<BTreeSet<String>>,
     strangers: Throttle,
@@ -179,48 +178,21 @@ impl Desk {
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Damaged) -> T) -> Result<T> {
-        self.damaged.lock().as_mut().map(|damaged| look(damaged)).ok_or(Error::Closed)
+        with(&self.damaged, look)
     }
 
     /// Asks one node for everything. The outer error is one of this node's disk.
-    fn ask_peer(
-        &self,
-        peer: NodeId,
-        id: &str,
-        address: &str,
-        inquiry: &mut Inquiry,
-        stop: &AtomicBool,
-    ) -> Result<std::result::Result<(), String>> {
+    fn ask_peer(&self, peer: NodeId, id: &str, address: &str, inquiry: &mut Inquiry, stop: &AtomicBool) -> Result<Heard> {
         let stream = match self.dial(peer, id, address) {
             Ok(stream) => stream,
             Err(reason) => return Ok(Err(reason)),
         };
-        let hear = |question: &Said| ask(&stream, question).map_err(|error| describe_error(&error));
-        match hear(&Said::Look) {
-            Ok(Said::Standing(standing)) => inquiry.stands(peer, standing),
-            Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
-            Err(reason) => return Ok(Err(reason)),
-        }
-        for wanted in self.with(wanted_of)? {
-            let mut next = wanted.first;
-            while next <= wanted.last && !stop.load(Ordering::SeqCst) {
-                let question = Wanted { first: next, ..wanted };
-                next = match hear(&Said::Want(question)) {
-                    Ok(Said::Records { first, records }) if first == next => match self.with(|damaged| damaged.take(question, &records))? {
-                        Ok(behind) => behind,
-                        Err(error @ Error::Protocol(_)) => return Ok(Err(error.to_string())),
-                        Err(error) => return Err(error),
-                    },
-                    Ok(Said::Missing { through, why }) if (next..=wanted.last).contains(&through) => {
-                        inquiry.lacks(peer, next, through, why);
-                        through + 1
-                    }
-                    Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
-                    Err(reason) => return Ok(Err(reason)),
-                };
+        inquire(peer, &self.damaged, inquiry, &mut |question| {
+            if stop.load(Ordering::SeqCst) {
+                return Err("shutting down".to_owned());
             }
-        }
-        Ok(Ok(()))
+            ask(&stream, question).map_err(|error| describe_error(&error))
+        })
     }
 
     /// A connection to a peer that is who it should be.
@@ -289,12 +261,66 @@ impl Desk {
     }
 
     fn respond(&self, wanted: Option<Wanted>) -> Result<Said> {
-        self.with(|damaged| match wanted {
-            None => Said::Standing(mend::Standing { running: false, whole: false, last: damaged.position() }),
-            Some(wanted) => match damaged.look(wanted) {
-                Found::Records(records) => Said::Records { first: wanted.first, records },
-                Found::Missing { through, why } => Said::Missing { through, why },
-            },
-        })
+        self.with(|damaged| respond(damaged, wanted))
     }
 }
+
+/// Gone when it has been settled what is done with it.
+type Shelf = Mutex<Option<Box<Damaged>>>;
+
+/// What a peer had to say; text for a person if it did not get that far.
+type Heard = std::result::Result<(), String>;
+
+fn with<T>(shelf: &Shelf, look: impl FnOnce(&mut Damaged) -> T) -> Result<T> {
+    shelf.lock().as_mut().map(|damaged| look(damaged)).ok_or(Error::Closed)
+}
+
+/// What a log that waits to be mended answers others.
+fn respond(damaged: &Damaged, wanted: Option<Wanted>) -> Said {
+    let Some(wanted) = wanted else {
+        return Said::Standing(mend::Standing { running: false, whole: false, last: damaged.position() });
+    };
+    match damaged.look(wanted) {
+        Found::Records(records) => Said::Records { first: wanted.first, records },
+        Found::Missing { through, why } => Said::Missing { through, why },
+    }
+}
+
+/// Asks a peer, of which `hear` gets the answers, how it stands and for everything that is missing. The outer error is one of this node's
+/// disk.
+fn inquire(
+    peer: NodeId,
+    shelf: &Shelf,
+    inquiry: &mut Inquiry,
+    hear: &mut dyn FnMut(&Said) -> std::result::Result<Said, String>,
+) -> Result<Heard> {
+    match hear(&Said::Look) {
+        Ok(Said::Standing(standing)) => inquiry.stands(peer, standing),
+        Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
+        Err(reason) => return Ok(Err(reason)),
+    }
+    for wanted in with(shelf, wanted_of)? {
+        let mut next = wanted.first;
+        while next <= wanted.last {
+            let question = Wanted { first: next, ..wanted };
+            next = match hear(&Said::Want(question)) {
+                Ok(Said::Records { first, records }) if first == next => match with(shelf, |damaged| damaged.take(question, &records))? {
+                    Ok(behind) => behind,
+                    Err(error @ Error::Protocol(_)) => return Ok(Err(error.to_string())),
+                    Err(error) => return Err(error),
+                },
+                Ok(Said::Missing { through, why }) if (next..=wanted.last).contains(&through) => {
+                    inquiry.lacks(peer, next, through, why);
+                    through + 1
+                }
+                Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
+                Err(reason) => return Ok(Err(reason)),
+            };
+        }
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+#[path = "mending_tests.rs"]
+mod tests;

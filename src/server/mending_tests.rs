@@ -1,0 +1,318 @@
+//! The corruption matrix of Protocol-Aware Recovery on the code that runs: four entries, three nodes, each copy of each entry whole or not.
+//! Where at least one copy of each is left, all nodes come back with everything; where none is, all refuse. The logs are real ones on
+//! simulated disks, the questions and decisions those of a server; only the connections are left out.
+
+use super::*;
+use crate::raft::{Config, EntryId, HardState, Node, Outline, Settings};
+use crate::server::event::{Event, MendQuestion};
+use crate::server::mend_link::said;
+use crate::server::recovered::recovered;
+use crate::server::replica::{Limits, Replica};
+use crate::storage::Options;
+use crate::storage::directory::{Directory, FoundingMember};
+use crate::storage::log::Log;
+use crate::storage::record::{self, Kind, Operation};
+use crate::storage::simulated::{DiskImage, SimulatedDisk};
+use crate::storage::writer::{Completion, Job, LogWriter};
+use crossbeam_channel::bounded;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const OPTIONS: Options = Options { segment_bytes: 8 << 10, reserve_bytes: 0 };
+const CLUSTER: u128 = 0xC1;
+
+fn id_of(site: usize) -> String {
+    format!("node:{site}")
+}
+
+/// A log that was written and closed, and where each record stands: file and offset.
+struct Written {
+    image: DiskImage,
+    places: Vec<(String, u64)>,
+}
+
+fn records(terms: &[u64]) -> Vec<Vec<u8>> {
+    let record = |(term, index): (&u64, u64)| {
+        let mut bytes = Vec::new();
+        let value = vec![index as u8; 40 + 10 * index as usize];
+        record::encode_operation(&mut bytes, &Operation::Set { key: &[index as u8], value: &value });
+        record::seal(&mut bytes, EntryId { term: *term, index });
+        bytes
+    };
+    terms.iter().zip(1..).map(record).collect()
+}
+
+/// Writes these records on the disk of one node of `sites`, `together` of them in a batch.
+fn write(site: usize, sites: usize, records: &[Vec<u8>], together: usize) -> Written {
+    let device = SimulatedDisk::new(site as u64);
+    let mut directory = Directory::open(device.boot(), &id_of(site)).expect("the disk is sound");
+    let uuid = |other| if other == site { directory.identity().uuid } else { 1 + other as u128 };
+    let members = (0..sites).map(|other| FoundingMember { id: id_of(other), uuid: uuid(other) }).collect();
+    directory.found(&Founding { cluster: CLUSTER, members }).expect("the disk is sound");
+    let opened = directory.open_log(&OPTIONS).expect("the disk is sound");
+    let (mut log, mut workers) = (opened.log, opened.workers);
+    let state = HardState { term: 9, vote: None };
+    workers.writer.run(Job::HardState { ticket: 1, state }).expect("the disk is sound");
+    let mut places = Vec::new();
+    for batch in records.chunks(together) {
+        let bytes = batch.concat();
+        if log.room(bytes.len()) != crate::storage::log::Room::Yes {
+            let segment = workers.preparer.prepare(0).expect("the disk is sound");
+            let Completion::Listed(segment) = workers.writer.run(Job::List(segment)).expect("the disk is sound") else { panic!("listed") };
+            log.add_prepared(segment);
+        }
+        let locations = log.append(bytes);
+        places.extend(locations.iter().map(|location| (format!("{:08x}.log", location.segment), u64::from(location.offset))));
+        flush(&mut log, &mut workers.writer);
+    }
+    log.close_when_idle();
+    flush(&mut log, &mut workers.writer);
+    drop((log, workers, opened.lock));
+    device.kill();
+    Written { image: device.snapshot(), places }
+}
+
+fn flush(log: &mut Log, writer: &mut LogWriter) {
+    log.freeze();
+    while let Some((job, _)) = log.next_job(0) {
+        let completion = writer.run(job).expect("the disk is sound");
+        log.completed(&completion);
+    }
+}
+
+enum State {
+    Damaged(Shelf, Inquiry),
+    Running(Box<Replica<()>>),
+    Refused(Shelf, u64),
+}
+
+/// A node after its start.
+struct Site {
+    state: State,
+    put_aside: bool,
+}
+
+fn run(opened: Opened) -> State {
+    let recovered = recovered(&opened.founding, opened.hard_state, &opened.log, opened.commit);
+    let settings = Settings {
+        election_ticks: 150,
+        heartbeat_ticks: 50,
+        suspicion_ticks: 5,
+        election_ticks_max: 5_000,
+        resend_ticks: 600,
+        stall_ticks: 3_000,
+        ban_ticks: 10_000,
+        append_bytes: 1 << 20,
+        window_bytes: 1 << 20,
+    };
+    let mut node = Node::new(opened.node, settings, 1, recovered);
+    node.set_floor(opened.floor);
+    State::Running(Box::new(Replica::new(node, opened.log, opened.applier, Limits::default())))
+}
+
+impl Site {
+    fn start(site: usize, sites: usize, device: &SimulatedDisk) -> Site {
+        let directory = Directory::open(device.boot(), &id_of(site)).expect("the directory is whole");
+        let others: Vec<(NodeId, String)> =
+            (0..sites).filter(|other| *other != site).map(|other| (NodeId(other as u32 + 1), id_of(other))).collect();
+        let state = match directory.try_open_log(&OPTIONS).expect("the disk is sound") {
+            Attempt::Opened(opened) => run(*opened),
+            Attempt::Damaged(damaged) => State::Damaged(Mutex::new(Some(damaged)), Inquiry::new(&others)),
+        };
+        Site { state, put_aside: false }
+    }
+
+    fn answer(&mut self, question: &Said) -> Said {
+        let wanted = if let Said::Want(wanted) = question { Some(*wanted) } else { None };
+        match &mut self.state {
+            // One that gives up answers until the others know.
+            State::Damaged(shelf, _) | State::Refused(shelf, _) => with(shelf, |damaged| respond(damaged, wanted)).expect("there"),
+            State::Running(replica) => {
+                let (sender, answers) = bounded(1);
+                replica.handle(Event::Mend(MendQuestion { wanted, answer: sender }));
+                let answer = answers.try_recv().expect("answered at once");
+                match (wanted, answer.holding) {
+                    (Some(wanted), Some(holding)) => said(wanted.first, holding).expect("read").expect("whole"),
+                    _ => Said::Standing(answer.standing),
+                }
+            }
+        }
+    }
+
+    /// What the log holds, record by record.
+    fn records(&mut self) -> Vec<u8> {
+        let State::Running(replica) = &mut self.state else { panic!("it runs") };
+        let last = replica.node().last();
+        let terms: Vec<u64> = (1..=last.index).filter_map(|index| replica.node().outline().term_of(index)).collect();
+        let mut all = Vec::new();
+        for (index, term) in (1..).zip(terms) {
+            match self.answer(&Said::Want(Wanted { first: index, last: index, term })) {
+                Said::Records { records, .. } => all.extend(records),
+                other => panic!("entry {index}: {other:?}"),
+            }
+        }
+        all
+    }
+}
+
+/// One round of questions of one node, and what it does then. True if something has changed.
+fn act(sites: &mut [Site], asking: usize) -> bool {
+    let State::Damaged(shelf, mut inquiry) = std::mem::replace(&mut sites[asking].state, State::Refused(Mutex::new(None), 0)) else {
+        panic!("it is damaged")
+    };
+    inquiry.begin();
+    for other in (0..sites.len()).filter(|other| *other != asking) {
+        let heard = inquire(NodeId(other as u32 + 1), &shelf, &mut inquiry, &mut |question| Ok(sites[other].answer(question)));
+        heard.expect("the disk is sound").expect("it answers well");
+    }
+    let step = with(&shelf, |damaged| inquiry.step(damaged.last(), &wanted_of(damaged), damaged.is_complete())).expect("there");
+    let taken = || shelf.lock().take().expect("there");
+    let state = match step {
+        Step::Mend => match taken().mend().expect("the disk is sound") {
+            Attempt::Opened(opened) => run(*opened),
+            Attempt::Damaged(again) => panic!("mended and damaged again: {}", again.cause()),
+        },
+        Step::PutAside => {
+            sites[asking].put_aside = true;
+            run(taken().put_aside().expect("the disk is sound"))
+        }
+        Step::Refuse { index } => State::Refused(shelf, index),
+        Step::Wait(_) => {
+            sites[asking].state = State::Damaged(shelf, inquiry);
+            return false;
+        }
+    };
+    sites[asking].state = state;
+    true
+}
+
+/// Lets all nodes ask until nothing changes any more.
+fn settle_all(sites: &mut [Site]) {
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for asking in 0..sites.len() {
+            if matches!(sites[asking].state, State::Damaged(..)) {
+                changed |= act(sites, asking);
+            }
+        }
+    }
+}
+
+/// Spoils one copy of an entry: a byte of its value or of its header, all of it, or its batch's header as well.
+fn spoil(device: &SimulatedDisk, (file, offset): &(String, u64), bytes: usize, how: u32) {
+    let noise = vec![0xA5; bytes];
+    let spoilt = match how {
+        0 => device.rot(file, offset + bytes as u64 - 1, 0x40),
+        1 => device.rot(file, offset + 9, 0x01),
+        2 => device.overwrite(file, *offset, &noise),
+        _ => device.overwrite(file, offset - 96, &noise),
+    };
+    spoilt.expect("the file is there");
+}
+
+#[test]
+fn of_4096_ways_to_lose_copies_of_four_entries_2401_recover_and_1695_refuse() {
+    let seed: u64 = std::env::var("APEXKV_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    eprintln!("APEXKV_SEED={seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let records = records(&[1, 1, 2, 4]);
+    let all = records.concat();
+    let written: Vec<Written> = (0..3).map(|site| write(site, 3, &records, 1)).collect();
+    let (mut recovered, mut refused) = (0, 0);
+    for mask in 0..1_u32 << 12 {
+        let mut sites: Vec<Site> = Vec::new();
+        for (site, written) in written.iter().enumerate() {
+            let device = SimulatedDisk::new(u64::from(mask));
+            device.restore(written.image.clone());
+            for entry in (0..4).filter(|entry| mask & 1 << (4 * site + entry) != 0) {
+                spoil(&device, &written.places[entry], records[entry].len(), random.random_range(0..4));
+            }
+            sites.push(Site::start(site, 3, &device));
+        }
+        let lost = (0..4).find(|entry| (0..3).all(|site| mask & 1 << (4 * site + entry) != 0));
+        settle_all(&mut sites);
+        for (number, site) in sites.iter_mut().enumerate() {
+            let what = format!("APEXKV_SEED={seed}, mask {mask:012b}, node {number}");
+            assert!(!site.put_aside, "{what}: put aside");
+            match (&site.state, lost) {
+                (State::Running(_), None) => assert!(site.records() == all, "{what}: other records"),
+                (State::Refused(_, index), Some(entry)) => assert_eq!(*index, entry as u64 + 1, "{what}"),
+                (State::Running(_), Some(entry)) => panic!("{what}: runs without entry {}", entry + 1),
+                (State::Refused(_, index), None) => panic!("{what}: refuses for entry {index}, which is there"),
+                (State::Damaged(..), _) => panic!("{what}: waits for ever"),
+            }
+        }
+        if lost.is_none() { recovered += 1 } else { refused += 1 }
+    }
+    assert_eq!((recovered, refused), (2401, 1695));
+}
+
+/// Logs that ended differently before the damage: the last entries stand on some nodes only, and never on a majority.
+#[test]
+fn what_was_never_committed_is_mended_or_put_aside_and_stops_nobody() {
+    let seed: u64 = std::env::var("APEXKV_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    eprintln!("APEXKV_SEED={seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    for round in 0..400 {
+        let count = [3, 5][random.random_range(0..2)];
+        let committed = records(&[1, 1, 2, 4]);
+        let mut sites = Vec::new();
+        let mut logs = Vec::new();
+        let mut spoilt = vec![0; 4];
+        for site in 0..count {
+            // A minority has entries of later terms that no majority ever had.
+            let more: &[u64] = if site < count / 2 { [&[][..], &[4, 5], &[6]][random.random_range(0..3)] } else { &[] };
+            let records = records(&[&[1, 1, 2, 4], more].concat());
+            let written = write(site, count, &records, random.random_range(1..3));
+            let device = SimulatedDisk::new(seed.wrapping_add(round));
+            device.restore(written.image.clone());
+            for (entry, place) in written.places.iter().enumerate() {
+                if random.random_bool(0.3) && (entry >= 4 || spoilt[entry] + 1 < count) {
+                    spoil(&device, place, records[entry].len(), if entry % 2 == 0 { 0 } else { random.random_range(0..2) });
+                    if let Some(copies) = spoilt.get_mut(entry) {
+                        *copies += 1;
+                    }
+                }
+            }
+            logs.push(records.concat());
+            sites.push(Site::start(site, count, &device));
+        }
+        settle_all(&mut sites);
+        for (number, site) in sites.iter_mut().enumerate() {
+            let what = format!("APEXKV_SEED={seed}, round {round}, node {number} of {count}");
+            match &site.state {
+                // Put aside it has nothing, mended it has what it had.
+                State::Running(_) if site.put_aside => assert!(site.records().is_empty(), "{what}"),
+                State::Running(_) => assert!(site.records() == logs[number], "{what}"),
+                // Nobody can give what stands behind a lost header in the same batch, so an entry may be out of reach.
+                State::Refused(..) | State::Damaged(..) => assert!(number < count, "{what}"),
+            }
+        }
+        let whole = sites.iter().filter(|site| matches!(site.state, State::Running(_)) && !site.put_aside).count();
+        let aside = sites.iter().filter(|site| site.put_aside).count();
+        assert!(aside == 0 || whole >= count / 2, "APEXKV_SEED={seed}, round {round}: {aside} put aside, {whole} whole");
+        drop(committed);
+    }
+}
+
+#[test]
+fn a_node_that_is_filled_again_does_not_pass_for_one_that_never_had_an_entry() {
+    let written = write(0, 3, &records(&[1, 1]), 1);
+    let device = SimulatedDisk::new(7);
+    device.restore(written.image.clone());
+    device.rot(&written.places[0].0, written.places[0].1 + 40, 1).expect("there");
+    let directory = Directory::open(device.boot(), &id_of(0)).expect("whole");
+    let opened = directory.open_log(&OPTIONS).expect("put aside at once");
+    assert_eq!(opened.floor, EntryId { term: 1, index: 2 });
+    let mut site = Site { state: run(opened), put_aside: true };
+    let wanted = Wanted { first: 2, last: 2, term: 1 };
+    let missing = Said::Missing { through: 2, why: crate::storage::mend::Missing::Damaged };
+    assert_eq!(site.answer(&Said::Want(wanted)), missing);
+    let Said::Standing(standing) = site.answer(&Said::Look) else { panic!("a standing") };
+    assert!(standing.running && !standing.whole && standing.last == EntryId { term: 1, index: 2 });
+    // A node without a floor knows that it never had it.
+    let empty = Outline::new(EntryId::default(), Config { voters: vec![NodeId(1)], learners: Vec::new() });
+    assert_eq!(empty.last(), EntryId::default());
+    let _ = Kind::NoOp;
+}
