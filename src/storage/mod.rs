@@ -21,6 +21,7 @@
 //! | scrubber | [`scrub::Scrubber`] | read files again |
 //! | receiver of a snapshot | [`snapshot::SnapshotMaker`] | make data files that do not count yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
+//! | nobody, before the log is open | [`mend::Damaged`] | fill what is lost, put new segments in the place of damaged ones |
 //! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
 //!
 //! # Files
@@ -150,10 +151,10 @@
 //! that the value came from; of each key at most one. Its hint is made with it.
 //!
 //! * A *merge* rewrites what is still needed of some files into data files, paced by a byte rate. A record is left out if a newer one of
-//! its   key stands in another *hinted* file; one that deletes also if no file outside the log holds anything older. Newer records in the
-//! part   of the log that a start replays do not count: conditions there are decided against what the hinted files make together.
+//!   its key stands in another *hinted* file; one that deletes also if no file outside the log holds anything older. Newer records in the
+//!   part of the log that a start replays do not count: conditions there are decided against what the hinted files make together.
 //! * Files are picked when 40 % of them is garbage, or when there are many small ones, or when deletions in them have nothing left to
-//! delete.
+//!   delete.
 //! * Outputs and their hints are durable before one change of the manifest names them in place of the inputs. That change also raises
 //!   *decided* to the end of the hinted log: without those hints its conditions could not be decided again.
 //! * Inputs are removed when nobody reads them any more: readers of values, snapshots and backups hold them.
@@ -170,14 +171,28 @@
 //! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
 //! from the disk and not from the cache, once a day.
 //!
-//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
-//!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
-//! entry   that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
-//! logs that   have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
-//! * If no other node has the data, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
+//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, reads every byte of
+//!   the log. What is lost are runs of entries whose indexes are known: from seals, from the headers of batches, from hints. Records are
+//!   looked for only where their places follow from something that was checked, never by their looks alone: a value may look like one.
+//! * Lost records are the same bytes on every node. In one term one leader writes, and only appends; so any log that holds an entry of the
+//!   term of the first known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not ([`mend`]).
+//!   The other nodes are asked for them, and the damaged ones among them give what they still have.
+//! * When nothing is missing any more, each damaged segment is made anew, with a number of its own: the same entries in as few batches as
+//!   they fit, and the same hint at other offsets. The batches that were there before were at least as many, so their numbers suffice. The new
+//!   numbers are first listed as *dropped*, so that what a crash leaves is removed; then the files are made, as a segment is, but with
+//!   their batches; then one change of the manifest names them in place of the old ones. Where the header of a batch is whole, its CRC must
+//!   match what came from the others. The node goes on as if nothing had been.
+//! * What is not mended so: the end of the log, if nothing tells which entries it held; files outside the log; segments whose hints are
+//!   needed and damaged, too. And entries that no other node has, because they were never committed. When the other nodes can go on without
+//!   this log, it is put aside.
+//! * *Put aside* (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
+//!   entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
+//!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//! * If a committed entry has no copy on any node, the nodes that lost it refuse to start, and change nothing.
+//! * If no other node has what was put aside, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
 //!   `manifest`, before the log has reached the floor.
 //! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
-//! else.
+//!   else.
 //!
 //! # State hash
 //!
@@ -240,9 +255,11 @@
 //! * **A hint's removal durable, the manifest still naming it** (it was not believed at the start before). It is missing: see above.
 //! * **A segment renamed but not listed.** It holds no batch, because listing comes first. It is removed.
 //! * **Data files made, the manifest not yet written.** They do not count, and are removed; what they hold stands in the inputs, or with
-//! the   sender of the snapshot.
+//!   the sender of the snapshot.
 //! * **Inputs of a merge, or what a snapshot replaced, not yet removed.** They are *dropped*, and a start removes them.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
+//! * **While a log is mended.** Before the change of the manifest that names the new segments, the old ones stand, and what was made is
+//!   removed. After it the old ones are *dropped*. What was fetched stands in a half-made file until then, and is fetched again.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
 //! * **A restore** ([`restore`]) makes hard state first, with a term above 0, and the cluster file last. With the one and without the
 //!   other a start refuses; before the first there is nothing.

@@ -1,4 +1,4 @@
-//! Quarantine: what a node does about damage in its log or its files when other nodes have the data. Everything that it held is put aside,
+//! Quarantine: what a node does about damage that cannot be mended when other nodes have the data. Everything that it held is put aside,
 //! untouched, and it starts with an empty log; the leader fills it again. What it had promised by holding those entries stands: it keeps
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.

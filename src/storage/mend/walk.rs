@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
         let (first, lost) = (self.part.next(), self.part.spots.len());
         self.take(window, start, stop, last)?;
         self.part.lose_to(last + 1, stop);
-        if cut.is_none() && header.body > 0 {
+        if cut.is_none() && header.last_index > 0 {
             self.note(EntryId { term: header.last_term, index: header.last_index }, at)?;
         }
         if !whole && cut.is_none() {

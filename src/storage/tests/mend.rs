@@ -27,6 +27,8 @@ enum Hints {
     Needed,
 }
 
+type Damage<'a> = &'a dyn Fn(&SimulatedDisk);
+
 fn options() -> Options {
     Options { segment_bytes: SMALL, reserve_bytes: 0 }
 }
@@ -173,7 +175,9 @@ fn any_flipped_bit_is_mended_wherever_something_proves_what_it_was() {
         assert!(patient.ends.len() >= 4, "{:?}", patient.ends);
         let mut obstacles = 0;
         for (number, (name, end)) in patient.ends.iter().enumerate() {
-            for offset in (0..*end).filter(|offset| is_worth_flipping(*offset, *end)) {
+            // Bytes that look alike are flipped on one occasion or another.
+            let sampled = |offset: &u64| *offset < 80 || *end - *offset < 200 || offset % 3 == closed as u64 + hints as u64;
+            for offset in (0..*end).filter(|offset| is_worth_flipping(*offset, *end) && sampled(offset)) {
                 let what = format!("closed {closed}, {name} at {offset} of {end}");
                 let device = patient.device();
                 device.rot(name, offset, 1 << (offset % 8)).expect("rotted");
@@ -195,7 +199,7 @@ fn missing_cut_and_unreadable_files_are_mended_as_long_as_something_follows() {
     let patient = patient(true, Hints::None);
     let last = patient.ends.len() - 1;
     for (number, (name, end)) in patient.ends.iter().enumerate() {
-        let damages: [(&str, &dyn Fn(&SimulatedDisk)); 4] = [
+        let damages: [(&str, Damage<'_>); 4] = [
             ("missing", &|device| device.delete(name).expect("deleted")),
             ("empty", &|device| device.truncate(name, 0).expect("cut")),
             ("cut", &|device| device.truncate(name, HEADER_BLOCK + 700).expect("cut")),
