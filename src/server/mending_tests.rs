@@ -206,7 +206,7 @@ fn spoil(device: &SimulatedDisk, (file, offset): &(String, u64), bytes: usize, h
         0 => device.rot(file, offset + bytes as u64 - 1, 0x40),
         1 => device.rot(file, offset + 9, 0x01),
         2 => device.overwrite(file, *offset, &noise),
-        _ => device.overwrite(file, offset - 96, &noise),
+        _ => device.overwrite(file, offset - 96, &[&[0x5A; 96], &noise[..]].concat()),
     };
     spoilt.expect("the file is there");
 }

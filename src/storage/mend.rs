@@ -78,6 +78,8 @@ pub struct Damaged {
     /// What the start found.
     cause: Error,
     survey: Survey,
+    /// No entry behind this one can have been in the log.
+    position_at_most: EntryId,
     /// What is still missing: first and last index.
     lost: Vec<(u64, u64)>,
     fetched: Fetched,
@@ -111,7 +113,10 @@ impl Damaged {
             survey.obstacle = Some(super::corrupt("the log", 0, "it cannot be read, though each of its records can"));
         }
         let lost = survey.lost();
-        Ok(Damaged { unopened, cause, survey, lost, fetched: Fetched::default() })
+        let position_at_most =
+            quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, unopened.identity.uuid, &unopened.hard_state)
+                .max(writer.manifest.floor);
+        Ok(Damaged { unopened, cause, survey, position_at_most, lost, fetched: Fetched::default() })
     }
 
     /// What the start found.
@@ -138,12 +143,7 @@ impl Damaged {
 
     /// The same, but never less than the log can have held: what this node stands for.
     pub fn position(&self) -> EntryId {
-        let (writer, hard_state) = (&self.unopened.writer, &self.unopened.hard_state);
-        let position = || {
-            quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, self.unopened.identity.uuid, hard_state)
-                .max(writer.manifest.floor)
-        };
-        self.last().unwrap_or_else(position)
+        self.last().unwrap_or(self.position_at_most)
     }
 
     /// What is still missing.

@@ -10,7 +10,7 @@ use crate::storage::hint;
 use crate::storage::manifest::{Listed, Manifest, State};
 use crate::storage::merge::File;
 use crate::storage::recovery::{check_unlisted, open_listed};
-use crate::storage::segment::{HEADER_BLOCK, Segment, file_name, id_of};
+use crate::storage::segment::{HEADER_BLOCK, Segment, data_name, file_name, id_of};
 use crate::storage::tail;
 use std::sync::Arc;
 
@@ -117,10 +117,9 @@ impl Surveyor<'_> {
                 file.hint(self.disk)
             });
             // A part of such a file that cannot be read is damage as well.
+            let name = if matches!(listed.state, State::Data { .. }) { data_name(listed.id) } else { file_name(listed.id) };
             let checked = match checked {
-                Err(Error::Io { doing, source }) => {
-                    Err(crate::storage::corrupt(&file_name(listed.id), 0, format!("cannot {doing}: {source}")))
-                }
+                Err(Error::Io { doing, source }) => Err(crate::storage::corrupt(&name, 0, format!("cannot {doing}: {source}"))),
                 other => other,
             };
             if let Some(hint) = self.hindered(checked)? {
