@@ -87,13 +87,13 @@ fn respond(shared: &Shared, wanted: Option<Wanted>) -> Result<Said> {
     };
     let MendAnswer { standing, holding } = ask(wanted)?;
     let (Some(wanted), Some(holding)) = (wanted, holding) else { return Ok(Said::Standing(standing)) };
-    let Some(unreadable) = said(wanted.first, holding)? else {
-        // Damage within a piece hides the records in front of it: one by one they are there.
-        let single = ask(Some(Wanted { last: wanted.first, ..wanted }))?.holding;
-        let alone = single.map_or(Ok(None), |holding| said(wanted.first, holding))?;
-        return Ok(alone.unwrap_or(Said::Missing { through: wanted.first, why: Missing::Damaged }));
-    };
-    Ok(unreadable)
+    if let Some(answer) = said(wanted.first, holding)? {
+        return Ok(answer);
+    }
+    // Damage in one record hides those around it: one by one they are there.
+    let single = ask(Some(Wanted { last: wanted.first, ..wanted }))?.holding;
+    let alone = single.map_or(Ok(None), |holding| said(wanted.first, holding))?;
+    Ok(alone.unwrap_or(Said::Missing { through: wanted.first, why: Missing::Damaged }))
 }
 
 /// The answer that these pieces make; `None` if one of them cannot be read.

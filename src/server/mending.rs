@@ -154,8 +154,12 @@ impl Desk {
                     return Err(Error::Closed);
                 }
                 let address = config.dial.get(id).unwrap_or(id);
-                if let Err(reason) = self.ask_peer(*peer, id, address, &mut inquiry, stop)? {
-                    log::debug!("{id} cannot be asked for lost entries: {reason}");
+                match self.ask_peer(*peer, id, address, &mut inquiry, stop)? {
+                    Err(reason) if notices.changed(id, &reason) => log::info!("{id} cannot be asked for lost entries: {reason}"),
+                    Err(_) => {}
+                    Ok(()) => {
+                        notices.settled(id);
+                    }
                 }
             }
             let step = self.with(|damaged| inquiry.step(damaged.last(), &wanted_of(damaged), damaged.is_complete()))?;
