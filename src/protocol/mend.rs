@@ -9,9 +9,9 @@
 //! | 67 | `Records` | answerer | first index (8); the records follow the head |
 //! | 68 | `Missing` | answerer | through (8), reason (1 byte: 0 damaged, 1 other, 2 compacted) |
 //!
-//! `Look` is answered by `Standing`, `Want` by one of the others, about the first of the wanted entries and as many behind it as the answerer
-//! likes. An entry's position is term, then index; both 0 for an empty log. What is in the records is not looked at here: whoever wants them
-//! checks each one.
+//! `Look` is answered by `Standing`, `Want` by one of the others, about the first of the wanted entries and as many behind it as the
+//! answerer likes. An entry's position is term, then index; both 0 for an empty log. What is in the records is not looked at here:
+//! whoever wants them checks each one.
 
 use super::fields::{Fields, put_entry_id};
 use super::frame::{self, Frame};

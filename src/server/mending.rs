@@ -1,6 +1,6 @@
 //! The time between a start that met damage and the start that goes on without it: asks the other nodes for what is missing, and gives
-//! them what they miss, until nothing is missing, or the others can do without this log, or nobody has what is missing. Until then this node
-//! takes no part in the cluster: it votes for nobody, acknowledges nothing, and counts for nothing.
+//! them what they miss, until nothing is missing, or the others can do without this log, or nobody has what is missing. Until then this
+//! node takes no part in the cluster: it votes for nobody, acknowledges nothing, and counts for nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -62,7 +62,8 @@ pub(super) struct MendConfig<'a> {
     pub(super) timing: Timing,
 }
 
-/// Opens a damaged log, whatever that takes. [`Error::Closed`] if `stop` is set before; [`Error::Corrupt`] if no node has an entry any more.
+/// Opens a damaged log, whatever that takes. [`Error::Closed`] if `stop` is set before; [`Error::Corrupt`] if no node has an entry any
+/// more.
 pub(super) fn mend(config: &MendConfig<'_>, damaged: Box<Damaged>, stop: &AtomicBool) -> Result<Box<Opened>> {
     let mut damaged = damaged;
     for _ in 0..MENDED_MAX {

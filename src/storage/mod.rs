@@ -171,28 +171,30 @@
 //! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
 //! from the disk and not from the cache, once a day.
 //!
-//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, reads every byte of
-//!   the log. What is lost are runs of entries whose indexes are known: from seals, from the headers of batches, from hints. Records are
-//!   looked for only where their places follow from something that was checked, never by their looks alone: a value may look like one.
-//! * Lost records are the same bytes on every node. In one term one leader writes, and only appends; so any log that holds an entry of the
-//!   term of the first known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not ([`mend`]).
-//!   The other nodes are asked for them, and the damaged ones among them give what they still have.
-//! * When nothing is missing any more, each damaged segment is made anew, with a number of its own: the same entries in as few batches as
-//!   they fit, and the same hint at other offsets. The batches that were there before were at least as many, so their numbers suffice. The new
-//!   numbers are first listed as *dropped*, so that what a crash leaves is removed; then the files are made, as a segment is, but with
-//!   their batches; then one change of the manifest names them in place of the old ones. Where the header of a batch is whole, its CRC must
-//!   match what came from the others. The node goes on as if nothing had been.
+//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, reads every
+//!   byte of the log. What is lost are runs of entries whose indexes are known: from seals, from the headers of batches, from hints.
+//!   Records are looked for only where their places follow from something that was checked, never by their looks alone: a value may look
+//!   like one.
+//! * Lost records are the same bytes on every node. In one term one leader writes, and only appends; so any log that holds an entry of
+//!   the term of the first known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not
+//!   ([`mend`]). The other nodes are asked for them, and the damaged ones among them give what they still have.
+//! * When nothing is missing any more, each damaged segment is made anew, with a number of its own: the same entries in as few batches
+//!   as they fit, and the same hint at other offsets. The batches that were there before were at least as many, so their numbers suffice.
+//!   The new numbers are first listed as *dropped*, so that what a crash leaves is removed; then the files are made, as a segment is, but
+//!   with their batches; then one change of the manifest names them in place of the old ones. Where the header of a batch is whole, its
+//!   CRC must match what came from the others. The node goes on as if nothing had been.
 //! * What is not mended so: the end of the log, if nothing tells which entries it held; files outside the log; segments whose hints are
-//!   needed and damaged, too. And entries that no other node has, because they were never committed. When the other nodes can go on without
-//!   this log, it is put aside.
-//! * *Put aside* (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
-//!   entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
-//!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//!   needed and damaged, too. And entries that no other node has, because they were never committed. When the other nodes can go on
+//!   without this log, it is put aside.
+//! * *Put aside* (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to
+//!   the last entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes
+//!   only for logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are
+//!   removed.
 //! * If a committed entry has no copy on any node, the nodes that lost it refuse to start, and change nothing.
-//! * If no other node has what was put aside, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the place of
-//!   `manifest`, before the log has reached the floor.
-//! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands nowhere
-//!   else.
+//! * If no other node has what was put aside, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the
+//!   place of `manifest`, before the log has reached the floor.
+//! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands
+//!   nowhere else.
 //!
 //! # State hash
 //!

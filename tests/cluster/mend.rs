@@ -1,6 +1,6 @@
-//! The corruption matrix of Protocol-Aware Recovery with real processes: four entries on three nodes, each copy whole or not. Where a copy of
-//! each is left the cluster answers all of them, where none is all nodes refuse. `APEXKV_MASKS` says how many of the 4,096 cases are drawn
-//! (8 if it is not set); the whole matrix is in `src/server/mending_tests.rs`, without processes.
+//! The corruption matrix of Protocol-Aware Recovery with real processes: four entries on three nodes, each copy whole or not. Where a
+//! copy of each is left the cluster answers all of them, where none is all nodes refuse. `APEXKV_MASKS` says how many of the 4,096
+//! cases are drawn (8 if it is not set); the whole matrix is in `src/server/mending_tests.rs`, without processes.
 
 use crate::harness::Cluster;
 use crate::node::{Node, PATIENCE};
