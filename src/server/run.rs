@@ -171,7 +171,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let identity = directory.identity();
     let marks = directory.take_marks();
     let options = storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes };
-    let opened = match open(config, directory, &options, &peer_listeners, &marks.1, stop) {
+    let opened = match open(config, directory, &options, &peer_listeners, &marks.1, &status, stop) {
         Err(Error::Closed) => return Ok(()),
         opened => opened?,
     };
@@ -239,6 +239,7 @@ fn open(
     options: &storage::Options,
     listeners: &[TcpListener],
     marks: &[u8],
+    status: &StatusView,
     stop: &AtomicBool,
 ) -> Result<Box<Opened>> {
     let identity = directory.identity();
@@ -247,6 +248,8 @@ fn open(
         Attempt::Opened(opened) => return Ok(opened),
         Attempt::Damaged(damaged) => damaged,
     };
+    // Until the Raft thread says how this node stands.
+    status.position.lock().damage = Some(damaged.cause().to_string().into());
     let mend_config = mending::MendConfig {
         id: &config.id,
         identity,

@@ -7,7 +7,7 @@ use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::hint::Hint;
 use crate::storage::manifest::{Listed, State};
 use crate::storage::record;
-use crate::storage::segment::{Segment, SegmentHeader, file_name};
+use crate::storage::segment::{LENGTH_MAX, Segment, SegmentHeader, file_name};
 use std::sync::Arc;
 
 /// Where a record stands, and how many bytes it takes at most. A lost one has none.
@@ -152,7 +152,11 @@ impl Part {
         let Some((last, offset)) = self.seal() else { return Ok(()) };
         let count = (last + 1).checked_sub(self.first).filter(|count| *count > 0);
         let fits = count.and_then(|count| count.checked_mul(record::HEADER_BYTES as u64)).is_some_and(|bytes| bytes <= offset);
-        if fits && offset <= self.listed.length { Ok(()) } else { Err(self.corrupt("the manifest seals it where it cannot end")) }
+        if fits && offset <= self.listed.length && self.listed.length <= LENGTH_MAX {
+            Ok(())
+        } else {
+            Err(self.corrupt("the manifest seals it where it cannot end"))
+        }
     }
 }
 

@@ -89,8 +89,8 @@ impl<'a> Walk<'a> {
         let place = (self.cluster, self.segment.id(), at);
         Ok(decoded.map(|(header, crc)| Found { header, crc }).filter(|found| {
             let BatchHeader { cluster, segment, offset, sequence, body, first_index, last_index, commit, .. } = found.header;
-            let numbers = [sequence, first_index, last_index + 1].iter().all(|number| (1..=NUMBER_MAX).contains(number));
-            let entries = (last_index + 1).checked_sub(first_index);
+            let numbers = [sequence, first_index].iter().all(|number| (1..=NUMBER_MAX).contains(number)) && last_index <= NUMBER_MAX;
+            let entries = last_index.checked_add(1).and_then(|next| next.checked_sub(first_index));
             let fits = entries.is_some_and(|count| (count == 0) == (body == 0) && count <= u64::from(body) / record::HEADER_BYTES as u64);
             let inside = at + HEADER_BYTES + u64::from(body) <= self.segment.length();
             (cluster, segment, u64::from(offset)) == place && numbers && fits && inside && commit <= last_index
