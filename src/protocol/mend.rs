@@ -4,7 +4,7 @@
 //! | kind | frame | said by | fields |
 //! |---|---|---|---|
 //! | 64 | `Look` | asker | none |
-//! | 65 | `Want` | asker | first index, last index, term (8 bytes each) |
+//! | 65 | `Want` | asker | first index, last index (8 bytes each), terms: how many (1 byte), then 8 bytes each |
 //! | 66 | `Standing` | answerer | flags (1 byte: 1 running, 2 whole), last entry |
 //! | 67 | `Records` | answerer | first index (8); the records follow the head |
 //! | 68 | `Missing` | answerer | through (8), reason (1 byte: 0 damaged, 1 other, 2 compacted) |
@@ -17,7 +17,7 @@ use super::fields::{Fields, put_entry_id};
 use super::frame::{self, Frame};
 use crate::error::{Error, Result};
 use crate::raft::EntryId;
-use crate::storage::mend::{Missing, Wanted};
+use crate::storage::mend::{Missing, PROOFS_MAX, Wanted};
 
 const LOOK: u8 = 64;
 const WANT: u8 = 65;
@@ -78,10 +78,13 @@ pub fn encode(out: &mut Vec<u8>, said: &Said) -> Result<()> {
 fn put_head(out: &mut Vec<u8>, said: &Said) {
     match said {
         Said::Look => out.push(LOOK),
-        Said::Want(Wanted { first, last, term }) => {
+        Said::Want(Wanted { first, last, terms }) => {
             out.push(WANT);
-            for number in [first, last, term] {
-                out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&first.to_le_bytes());
+            out.extend_from_slice(&last.to_le_bytes());
+            out.push(terms.len().min(PROOFS_MAX) as u8);
+            for term in terms.iter().take(PROOFS_MAX) {
+                out.extend_from_slice(&term.to_le_bytes());
             }
         }
         Said::Standing(Standing { running, whole, last }) => {
@@ -116,11 +119,13 @@ pub fn decode(frame: Frame) -> Result<Said> {
     let said = match kind {
         LOOK => Said::Look,
         WANT => {
-            let wanted = Wanted { first: fields.number()?, last: fields.number()?, term: fields.number()? };
-            if wanted.first == 0 || wanted.last < wanted.first || wanted.term == 0 {
-                return Err(Error::Protocol(format!("entries {}..={} of term {} are wanted", wanted.first, wanted.last, wanted.term)));
+            let (first, last, count) = (fields.number()?, fields.number()?, usize::from(fields.u8()?));
+            let terms = (0..count).map(|_| fields.number()).collect::<Result<Vec<u64>>>()?;
+            let proved = (1..=PROOFS_MAX).contains(&count) && terms[0] > 0 && terms.is_sorted_by(|a, b| a < b);
+            if first == 0 || last < first || !proved {
+                return Err(Error::Protocol(format!("entries {first}..={last} are wanted, proved by {count} terms")));
             }
-            Said::Want(wanted)
+            Said::Want(Wanted { first, last, terms })
         }
         STANDING => match fields.u8()? {
             flags if flags & !(RUNNING | WHOLE) != 0 => return Err(Error::Protocol(format!("unknown flags {flags:#04x} of a standing"))),
@@ -160,8 +165,10 @@ mod tests {
 
     fn said() -> impl Strategy<Value = Said> {
         let number = || 1..=1_u64 << 62;
-        let want = (number(), 0..1000_u64, number())
-            .prop_map(|(first, more, term)| Said::Want(Wanted { first, last: (first + more).min(1 << 62), term }));
+        let terms = proptest::collection::btree_set(number(), 1..=PROOFS_MAX);
+        let want = (number(), 0..1000_u64, terms).prop_map(|(first, more, terms)| {
+            Said::Want(Wanted { first, last: (first + more).min(1 << 62), terms: terms.into_iter().collect() })
+        });
         let standing = (any::<bool>(), any::<bool>(), number(), number())
             .prop_map(|(running, whole, term, index)| Said::Standing(Standing { running, whole, last: EntryId { term, index } }));
         let records =
@@ -193,10 +200,12 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         let wrong = [
-            Said::Want(Wanted { first: 0, last: 5, term: 1 }),
-            Said::Want(Wanted { first: 6, last: 5, term: 1 }),
-            Said::Want(Wanted { first: 1, last: 5, term: 0 }),
-            Said::Want(Wanted { first: 1, last: 1 << 63, term: 1 }),
+            Said::Want(Wanted { first: 0, last: 5, terms: vec![1] }),
+            Said::Want(Wanted { first: 6, last: 5, terms: vec![1] }),
+            Said::Want(Wanted { first: 1, last: 5, terms: vec![0, 1] }),
+            Said::Want(Wanted { first: 1, last: 5, terms: Vec::new() }),
+            Said::Want(Wanted { first: 1, last: 5, terms: vec![2, 2] }),
+            Said::Want(Wanted { first: 1, last: 1 << 63, terms: vec![1] }),
             Said::Standing(Standing { last: EntryId { term: 0, index: 1 }, ..Standing::default() }),
             Said::Records { first: 1, records: Vec::new() },
         ];

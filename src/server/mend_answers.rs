@@ -23,18 +23,18 @@ impl<C: Clone> Replica<C> {
     pub(super) fn on_mend(&mut self, question: &MendQuestion) {
         let floor = self.node.floor();
         let standing = Standing { running: true, whole: floor.term == 0, last: self.node.last().max(floor) };
-        let holding = question.wanted.map(|wanted| self.hold(wanted));
+        let holding = question.wanted.as_ref().map(|wanted| self.hold(wanted));
         // Whoever asked may have gone.
         let _ = question.answer.try_send(MendAnswer { standing, holding });
     }
 
     /// What the log has of the first of the wanted entries.
-    fn hold(&mut self, wanted: Wanted) -> Holding {
-        let Wanted { first, last, term } = wanted;
+    fn hold(&mut self, wanted: &Wanted) -> Holding {
+        let (first, last) = (wanted.first, wanted.last);
         if first < self.log.first() {
             return Holding::Missing { through: last.min(self.log.first() - 1), why: Missing::Compacted };
         }
-        let proved = last_of(self.node.outline(), term).min(last);
+        let proved = wanted.terms.iter().map(|term| last_of(self.node.outline(), *term)).max().unwrap_or(0).min(last);
         if first > proved {
             // What was lost to damage may be among them.
             let why = if self.node.floor().term > 0 { Missing::Damaged } else { Missing::Other };

@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn wanted(first: u64, last: u64) -> Vec<Wanted> {
-        vec![Wanted { first, last, term: 2 }]
+        vec![Wanted { first, last, terms: vec![2] }]
     }
 
     fn standing(running: bool, whole: bool, index: u64) -> Standing {

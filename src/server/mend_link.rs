@@ -85,15 +85,16 @@ fn respond(shared: &Shared, wanted: Option<Wanted>) -> Result<Said> {
         shared.registry.inbox().mend(MendQuestion { wanted, answer: sender });
         answers.recv_timeout(ANSWER_LIMIT).map_err(|_| Error::Closed)
     };
-    let MendAnswer { standing, holding } = ask(wanted)?;
+    let MendAnswer { standing, holding } = ask(wanted.clone())?;
     let (Some(wanted), Some(holding)) = (wanted, holding) else { return Ok(Said::Standing(standing)) };
-    if let Some(answer) = said(wanted.first, holding)? {
+    let first = wanted.first;
+    if let Some(answer) = said(first, holding)? {
         return Ok(answer);
     }
     // Damage in one record hides those around it: one by one they are there.
-    let single = ask(Some(Wanted { last: wanted.first, ..wanted }))?.holding;
-    let alone = single.map_or(Ok(None), |holding| said(wanted.first, holding))?;
-    Ok(alone.unwrap_or(Said::Missing { through: wanted.first, why: Missing::Damaged }))
+    let single = ask(Some(Wanted { last: first, ..wanted }))?.holding;
+    let alone = single.map_or(Ok(None), |holding| said(first, holding))?;
+    Ok(alone.unwrap_or(Said::Missing { through: first, why: Missing::Damaged }))
 }
 
 /// The answer that these pieces make; `None` if one of them cannot be read.

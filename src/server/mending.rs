@@ -285,7 +285,7 @@ fn respond(damaged: &Damaged, wanted: Option<Wanted>) -> Said {
     let Some(wanted) = wanted else {
         return Said::Standing(mend::Standing { running: false, whole: false, last: damaged.position() });
     };
-    match damaged.look(wanted) {
+    match damaged.look(&wanted) {
         Found::Records(records) => Said::Records { first: wanted.first, records },
         Found::Missing { through, why } => Said::Missing { through, why },
     }
@@ -307,9 +307,9 @@ fn inquire(
     for wanted in with(shelf, wanted_of)? {
         let mut next = wanted.first;
         while next <= wanted.last {
-            let question = Wanted { first: next, ..wanted };
-            next = match hear(&Said::Want(question)) {
-                Ok(Said::Records { first, records }) if first == next => match with(shelf, |damaged| damaged.take(question, &records))? {
+            let question = Wanted { first: next, ..wanted.clone() };
+            next = match hear(&Said::Want(question.clone())) {
+                Ok(Said::Records { first, records }) if first == next => match with(shelf, |damaged| damaged.take(&question, &records))? {
                     Ok(behind) => behind,
                     Err(error @ Error::Protocol(_)) => return Ok(Err(error.to_string())),
                     Err(error) => return Err(error),

@@ -123,13 +123,13 @@ impl Site {
     }
 
     fn answer(&mut self, question: &Said) -> Said {
-        let wanted = if let Said::Want(wanted) = question { Some(*wanted) } else { None };
+        let wanted = if let Said::Want(wanted) = question { Some(wanted.clone()) } else { None };
         match &mut self.state {
             // One that gives up answers until the others know.
             State::Damaged(shelf, _) | State::Refused(shelf, _) => with(shelf, |damaged| respond(damaged, wanted)).expect("there"),
             State::Running(replica) => {
                 let (sender, answers) = bounded(1);
-                replica.handle(Event::Mend(MendQuestion { wanted, answer: sender }));
+                replica.handle(Event::Mend(MendQuestion { wanted: wanted.clone(), answer: sender }));
                 let answer = answers.try_recv().expect("answered at once");
                 match (wanted, answer.holding) {
                     (Some(wanted), Some(holding)) => said(wanted.first, holding).expect("read").expect("whole"),
@@ -146,7 +146,7 @@ impl Site {
         let terms: Vec<u64> = (1..=last.index).filter_map(|index| replica.node().outline().term_of(index)).collect();
         let mut all = Vec::new();
         for (index, term) in (1..).zip(terms) {
-            match self.answer(&Said::Want(Wanted { first: index, last: index, term })) {
+            match self.answer(&Said::Want(Wanted { first: index, last: index, terms: vec![term] })) {
                 Said::Records { records, .. } => all.extend(records),
                 other => panic!("entry {index}: {other:?}"),
             }
@@ -302,7 +302,7 @@ fn a_node_that_is_filled_again_does_not_pass_for_one_that_never_had_an_entry() {
     let opened = directory.open_log(&OPTIONS).expect("put aside at once");
     assert_eq!(opened.floor, EntryId { term: 1, index: 2 });
     let mut site = Site { state: run(opened), put_aside: true };
-    let wanted = Wanted { first: 2, last: 2, term: 1 };
+    let wanted = Wanted { first: 2, last: 2, terms: vec![1] };
     let missing = Said::Missing { through: 2, why: crate::storage::mend::Missing::Damaged };
     assert_eq!(site.answer(&Said::Want(wanted)), missing);
     let Said::Standing(standing) = site.answer(&Said::Look) else { panic!("a standing") };

@@ -34,15 +34,19 @@ use survey::Survey;
 /// Records are handed out up to this size, or one at a time if it is larger.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A run of entries that is asked for. Whoever holds an entry of `term` at an index, or behind it, has the right record there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Most terms that are named as proofs of one run of entries.
+pub const PROOFS_MAX: usize = 16;
+
+/// A run of entries that is asked for. Whoever holds, at an index or behind it, an entry of one of the terms has the right record there.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Index of the first entry.
     pub first: u64,
     /// Index of the last entry.
     pub last: u64,
-    /// The term that proves them.
-    pub term: u64,
+    /// The terms that prove them, rising: of the first entry behind the last of them that the asker knows, and of some later ones. At least
+    /// one, at most [`PROOFS_MAX`].
+    pub terms: Vec<u64>,
 }
 
 /// Why a log does not give what is wanted.
@@ -148,8 +152,8 @@ impl Damaged {
 
     /// What is still missing.
     pub fn wanted(&self) -> Vec<Wanted> {
-        let proved = |(first, last): &(u64, u64)| Some(Wanted { first: *first, last: *last, term: self.survey.terms.behind(*first)? });
-        self.lost.iter().filter_map(proved).collect()
+        let proved = |(first, last): &(u64, u64)| Wanted { first: *first, last: *last, terms: self.survey.terms.proofs(*last, PROOFS_MAX) };
+        self.lost.iter().map(proved).filter(|wanted| !wanted.terms.is_empty()).collect()
     }
 
     /// Whether nothing is missing any more, and nothing keeps the log from being mended.
@@ -165,16 +169,18 @@ impl Damaged {
     }
 
     /// What this log has of what another one lacks.
-    pub fn look(&self, wanted: Wanted) -> Found {
-        let Wanted { first, last, term } = wanted;
+    pub fn look(&self, wanted: &Wanted) -> Found {
+        let (first, last) = (wanted.first, wanted.last);
         let survey = &self.survey;
         if first <= survey.base.index {
             return Found::Missing { through: last.min(survey.base.index), why: Missing::Compacted };
         }
-        let proved = survey.terms.last_of(term);
+        let proved = wanted.terms.iter().map(|term| survey.terms.last_of(*term)).max().unwrap_or(0);
         if first > proved {
+            // Whether this log goes another way, the nearest term says best.
+            let nearest = wanted.terms.first().copied().unwrap_or(0);
             let end = if survey.end_known { survey.next() - 1 } else { u64::MAX };
-            let possible = survey.terms.bound_of(term, end);
+            let possible = survey.terms.bound_of(nearest, end);
             return if first <= possible {
                 Found::Missing { through: last.min(possible), why: Missing::Damaged }
             } else {
@@ -207,7 +213,7 @@ impl Damaged {
 
     /// Takes records of the wanted entries from another node, and returns the index behind them. They are checked: an error of the protocol
     /// says that they cannot be what is wanted.
-    pub fn take(&mut self, wanted: Wanted, records: &[u8]) -> Result<u64> {
+    pub fn take(&mut self, wanted: &Wanted, records: &[u8]) -> Result<u64> {
         let (mut lengths, mut ids, mut rest) = (Vec::new(), Vec::new(), records);
         let mut next = wanted.first;
         while !rest.is_empty() {

@@ -129,7 +129,7 @@ fn mending(records: &[u8]) -> Vec<u8> {
     for said in [
         Asked::Look,
         Asked::Standing(Standing { running: true, whole: true, last: EntryId { term: 3, index: 9 } }),
-        Asked::Want(Wanted { first: 4, last: 9, term: 3 }),
+        Asked::Want(Wanted { first: 4, last: 9, terms: vec![3, 5] }),
         Asked::Records { first: 4, records: records.to_vec() },
         Asked::Missing { through: 6, why: Missing::Damaged },
         Asked::Missing { through: 8, why: Missing::Other },

@@ -47,6 +47,17 @@ impl Terms {
         self.runs.get(self.runs.partition_point(|run| run.last < index)).map(|run| run.term)
     }
 
+    /// The terms of known entries at or behind `index`, rising: the nearest ones and the newest, no more than so many. Whoever holds one of
+    /// any of them there can tell what stands at `index`; the more are named, the likelier it is that he knows of one.
+    pub(super) fn proofs(&self, index: u64, most: usize) -> Vec<u64> {
+        let behind = &self.runs[self.runs.partition_point(|run| run.last < index)..];
+        let mut terms: Vec<u64> = behind.iter().map(|run| run.term).take(most).collect();
+        if let (true, Some(newest), Some(last)) = (behind.len() > most, behind.last(), terms.last_mut()) {
+            *last = newest.term;
+        }
+        terms
+    }
+
     /// The terms between which the one of the entry at `index` must lie.
     pub(super) fn bounds(&self, index: u64) -> (u64, u64) {
         let at = self.runs.partition_point(|run| run.last < index);
@@ -92,6 +103,7 @@ mod tests {
         }
         assert_eq!((terms.behind(1), terms.behind(5), terms.behind(8), terms.behind(9)), (Some(2), Some(2), Some(3), Some(5)));
         assert_eq!((terms.behind(12), terms.behind(13)), (Some(5), None));
+        assert_eq!((terms.proofs(4, 9), terms.proofs(4, 2), terms.proofs(9, 2)), (vec![2, 3, 5], vec![2, 5], vec![5]));
         assert_eq!((terms.bounds(1), terms.bounds(5), terms.bounds(9), terms.bounds(11)), ((1, 2), (2, 2), (3, 5), (5, 5)));
         assert_eq!((terms.last_of(2), terms.last_of(4), terms.last_of(5)), (7, 0, 12));
         assert_eq!((terms.bound_of(2, 20), terms.bound_of(3, 20), terms.bound_of(4, 20), terms.bound_of(5, 20)), (7, 9, 9, 20));

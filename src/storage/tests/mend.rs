@@ -110,9 +110,9 @@ impl Patient {
     }
 
     /// What a whole node with the same log answers.
-    fn give(&self, wanted: Wanted) -> Found {
+    fn give(&self, wanted: &Wanted) -> Found {
         let id = |record: &Vec<u8>| record::parse(record).expect("sound").0.id;
-        let proved = self.records.iter().map(id).filter(|id| id.term == wanted.term).map(|id| id.index).max().unwrap_or(0);
+        let proved = self.records.iter().map(id).filter(|id| wanted.terms.contains(&id.term)).map(|id| id.index).max().unwrap_or(0);
         if wanted.first < self.first() {
             return Found::Missing { through: wanted.last.min(self.first() - 1), why: Missing::Compacted };
         }
@@ -125,8 +125,8 @@ impl Patient {
 
     fn fill(&self, damaged: &mut Damaged) {
         for wanted in damaged.wanted() {
-            let Found::Records(records) = self.give(wanted) else { panic!("{wanted:?} is there") };
-            assert_eq!(damaged.take(wanted, &records).expect("the right records"), wanted.last + 1);
+            let Found::Records(records) = self.give(&wanted) else { panic!("{wanted:?} is there") };
+            assert_eq!(damaged.take(&wanted, &records).expect("the right records"), wanted.last + 1);
         }
     }
 
@@ -275,8 +275,8 @@ fn a_power_cut_at_any_operation_of_mending_leaves_a_log_that_can_be_mended_or_is
         device.delete(&patient.ends[1].0).expect("deleted");
         let Attempt::Damaged(mut damaged) = attempt(&device).expect("looked at") else { panic!("it is damaged") };
         device.power_off_at(nth);
-        let filled = damaged.wanted().into_iter().try_for_each(|wanted| match patient.give(wanted) {
-            Found::Records(records) => damaged.take(wanted, &records).map(drop),
+        let filled = damaged.wanted().into_iter().try_for_each(|wanted| match patient.give(&wanted) {
+            Found::Records(records) => damaged.take(&wanted, &records).map(drop),
             other => panic!("{other:?}"),
         });
         let done = filled.and_then(|()| damaged.mend().map(drop)).is_ok();
@@ -328,13 +328,13 @@ fn what_a_damaged_log_still_holds_it_gives_and_what_it_cannot_prove_it_does_not(
     assert_eq!(newest.index, last);
     for index in patient.first()..=last {
         let is_lost = lost.iter().any(|wanted| (wanted.first..=wanted.last).contains(&index));
-        let found = damaged.look(Wanted { first: index, last: index, term: newest.term });
+        let found = damaged.look(&Wanted { first: index, last: index, terms: vec![newest.term] });
         match found {
             Found::Records(records) => assert!(!is_lost && records == patient.records[(index - patient.first()) as usize], "{index}"),
             other => assert!(is_lost && other == Found::Missing { through: index, why: Missing::Damaged }, "{index}: {other:?}"),
         }
     }
-    let other = |first, last, term| damaged.look(Wanted { first, last, term });
+    let other = |first, last, term| damaged.look(&Wanted { first, last, terms: vec![term] });
     assert_eq!(other(last, last + 5, newest.term + 1), Found::Missing { through: last + 5, why: Missing::Other }, "a newer term");
     assert_eq!(other(last + 1, last + 2, newest.term), Found::Missing { through: last + 2, why: Missing::Other }, "behind the end");
     assert_eq!(other(last, last, 1), Found::Missing { through: last, why: Missing::Other }, "another term stands there");
@@ -346,7 +346,7 @@ fn records_that_cannot_be_the_lost_ones_are_refused() {
     let device = patient.device();
     device.overwrite(&patient.ends[0].0, HEADER_BLOCK + 100, &[9; 900]).expect("overwritten");
     let Attempt::Damaged(mut damaged) = attempt(&device).expect("looked at") else { panic!("it is damaged") };
-    let wanted = damaged.wanted()[0];
+    let wanted = damaged.wanted()[0].clone();
     let right = patient.records[(wanted.first - patient.first()) as usize].clone();
     let with = |id: EntryId| sealed_operation(id, &Operation::Set { key: b"k", value: b"v" });
     let mut rotten = right.clone();
@@ -359,16 +359,16 @@ fn records_that_cannot_be_the_lost_ones_are_refused() {
         sealed(EntryId { term: 1, index: wanted.first }, Kind::Command, b"no operation"),
     ];
     for records in wrong {
-        assert!(matches!(damaged.take(wanted, &records), Err(Error::Protocol(_))));
+        assert!(matches!(damaged.take(&wanted, &records), Err(Error::Protocol(_))));
     }
     assert_eq!(damaged.wanted()[0], wanted);
     // A record that could be the lost one but is not betrays itself by the batch that it stood in.
     let forged: Vec<u8> = (wanted.first..=wanted.last).flat_map(|index| with(EntryId { term: 1, index })).collect();
-    damaged.take(wanted, &forged).expect("each is well formed");
+    damaged.take(&wanted, &forged).expect("each is well formed");
     let others: Vec<Wanted> = damaged.wanted();
     for wanted in others {
-        let Found::Records(records) = patient.give(wanted) else { panic!("{wanted:?} is there") };
-        damaged.take(wanted, &records).expect("right");
+        let Found::Records(records) = patient.give(&wanted) else { panic!("{wanted:?} is there") };
+        damaged.take(&wanted, &records).expect("right");
     }
     let error = damaged.mend().expect_err("other bytes than were written").to_string();
     assert!(error.contains("00000001.log") && error.contains("not what was written"), "{error}");

@@ -28,11 +28,11 @@ pub(crate) fn mend(disk: &Arc<SimulatedDisk>) {
     ask_for_everything(&damaged);
     let records = sound_records();
     for wanted in damaged.wanted() {
-        assert!(wanted.first <= wanted.last && wanted.term > 0, "{wanted:?}");
+        assert!(wanted.first <= wanted.last && !wanted.terms.is_empty(), "{wanted:?}");
         let held = records.iter().filter(|(index, _)| (wanted.first..=wanted.last).contains(index));
         let bytes: Vec<u8> = held.flat_map(|(_, bytes)| bytes.clone()).collect();
         // Refused, where the directory claims to hold something else.
-        let _ = damaged.take(wanted, &bytes);
+        let _ = damaged.take(&wanted, &bytes);
     }
     ask_for_everything(&damaged);
     if damaged.is_complete()
@@ -46,7 +46,7 @@ pub(crate) fn mend(disk: &Arc<SimulatedDisk>) {
 fn ask_for_everything(damaged: &Damaged) {
     let end = LAST.index + 3;
     for (first, term) in (1..=end).flat_map(|first| (1..TERMS).map(move |term| (first, term))) {
-        match damaged.look(Wanted { first, last: end, term }) {
+        match damaged.look(&Wanted { first, last: end, terms: vec![term] }) {
             Found::Records(records) => {
                 let (record, _) = record::parse(&records).expect("only whole records are given");
                 assert_eq!(record.id.index, first, "where term {term} proves it");
