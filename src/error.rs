@@ -71,8 +71,9 @@ impl fmt::Display for Error {
             Error::Diverged { index, expected, found } => write!(
                 f,
                 "the state of this node behind entry {index} has the hash {found:016x}, that of a majority of the nodes {expected:016x}; \
-                 start it again, and it decides again what its hints do not cover; if it ends like this once more, remove its *.hint \
-                 files before the next start, and it takes everything from its log or from the other nodes"
+                 start it again, and it decides again what its hints do not cover; if it ends like this once more, keep a copy of its \
+                 directory and remove its *.hint files before the next start: then it decides everything again from its log, or, where \
+                 some has left the log, puts everything aside and fetches it from the other nodes"
             ),
             Error::Closed => f.write_str("shutting down"),
         }

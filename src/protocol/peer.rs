@@ -24,6 +24,8 @@
 //! | 27 | `SnapshotReply` | matched |
 //! | 28 | `TimeoutNow` | none |
 //! | 29 | `Arriving` | none |
+//! | 32 | `LastIndex` | token |
+//! | 33 | `LastIndexReply` | token, index |
 //!
 //! Notes are said beside the core's messages, on the control link, and belong to no term: what they say of applied entries is true in all.
 //!
@@ -58,6 +60,8 @@ const TIMEOUT_NOW: u8 = 28;
 const ARRIVING: u8 = 29;
 const STATE_HASH: u8 = 30;
 const DIVERGED: u8 = 31;
+const LAST_INDEX: u8 = 32;
+const LAST_INDEX_REPLY: u8 = 33;
 
 /// Longest membership within a message.
 const CONFIG_MAX: usize = 8 + 2 * 4 * MAX_MEMBERS;
@@ -159,6 +163,8 @@ fn put_head(out: &mut Vec<u8>, envelope: &Envelope) {
         }
         Message::SnapshotReply { matched } => put_u64s(out, &[*matched]),
         Message::TimeoutNow | Message::Arriving => {}
+        Message::LastIndex { token } => put_u64s(out, &[*token]),
+        Message::LastIndexReply { token, index } => put_u64s(out, &[*token, *index]),
     }
 }
 
@@ -177,6 +183,8 @@ fn kind_of(message: &Message) -> u8 {
         Message::SnapshotReply { .. } => SNAPSHOT_REPLY,
         Message::TimeoutNow => TIMEOUT_NOW,
         Message::Arriving => ARRIVING,
+        Message::LastIndex { .. } => LAST_INDEX,
+        Message::LastIndexReply { .. } => LAST_INDEX_REPLY,
     }
 }
 
@@ -244,6 +252,8 @@ fn get_message(kind: u8, fields: &mut Fields<'_>, term: u64, records: &[u8]) -> 
         SNAPSHOT_REPLY => Message::SnapshotReply { matched: fields.number()? },
         TIMEOUT_NOW => Message::TimeoutNow,
         ARRIVING => Message::Arriving,
+        LAST_INDEX => Message::LastIndex { token: fields.number()? },
+        LAST_INDEX_REPLY => Message::LastIndexReply { token: fields.number()?, index: fields.number()? },
         other => return Err(bad(format!("a message of unknown kind {other}"))),
     })
 }

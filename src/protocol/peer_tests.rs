@@ -95,6 +95,8 @@ fn message() -> impl Strategy<Value = Message> {
         number().prop_map(|matched| Message::SnapshotReply { matched }),
         Just(Message::TimeoutNow),
         Just(Message::Arriving),
+        number().prop_map(|token| Message::LastIndex { token }),
+        (number(), number()).prop_map(|(token, index)| Message::LastIndexReply { token, index }),
     ]
 }
 

@@ -46,7 +46,7 @@ pub struct Begin {
     pub transfer: u64,
     /// How many files the sender reads; for people.
     pub files: u32,
-    /// Bytes of these files; for people.
+    /// Bytes of records that will come at least: without room for them the receiver need not begin.
     pub bytes: u64,
 }
 

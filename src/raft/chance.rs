@@ -18,6 +18,11 @@ impl Chance {
         word ^ (word >> 31)
     }
 
+    /// A number by which an answer is known again: any but 0, with the two highest bits clear.
+    pub(super) fn token(&mut self) -> u64 {
+        (self.next() >> 2).max(1)
+    }
+
     /// A number from `from` to `to`, both included.
     pub(super) fn between(&mut self, from: u32, to: u32) -> u32 {
         let span = u64::from(to.max(from) - from) + 1;

@@ -17,9 +17,11 @@ impl Node {
         self.is_leader() || self.heard > 0
     }
 
-    /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1).
+    /// Whether a log that ends in `last` is at least as up to date as this one (paper, section 5.4.1), or as this one once was. Of two
+    /// voters the other has all that was ever committed, since that needed both, and does not ask if it has lost its log itself.
     fn is_current(&self, last: EntryId) -> bool {
-        let own = self.outline.last().max(self.fitness.floor);
+        let floor = if self.config().voters.len() == 2 { EntryId::default() } else { self.fitness.floor };
+        let own = self.outline.last().max(floor);
         if planted(5) {
             return last.term >= own.term && last.index >= own.index;
         }
@@ -158,6 +160,7 @@ impl Node {
         self.heard_round = self.heard_round.max(round);
         self.commit_up_to(commit, if planted(94) { self.outline.last().index } else { self.verified });
         self.send(from, Message::HeartbeatReply { round, verified: self.verified, able: self.fitness.may_succeed() });
+        self.ask_for_floor(from);
         // The leader counts less than was acknowledged, or could be: an acknowledgement may be lost, and none would follow by itself.
         if commit < self.durable.min(self.verified) {
             self.acknowledge();

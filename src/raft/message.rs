@@ -200,6 +200,18 @@ pub enum Message {
     },
     /// Campaign at once (thesis, section 3.10).
     TimeoutNow,
+    /// Where does your log end? From a node that does not know how far its own once reached in the present term.
+    LastIndex {
+        /// Drawn at random since the asking node started, so that the answer is newer than all that it had held before.
+        token: u64,
+    },
+    /// Answer of the leader to that question.
+    LastIndexReply {
+        /// Echo of the token.
+        token: u64,
+        /// The leader's last index. No log holds an entry of its term beyond it yet.
+        index: u64,
+    },
     /// Bytes of an append are arriving from the leader, slowly: sent now and then until it is complete, so that the leader neither takes
     /// it for lost nor itself for useless.
     Arriving,

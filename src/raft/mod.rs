@@ -32,6 +32,7 @@
 //! | `Snapshot` | leader → follower | last entry included | `SnapshotReply` | bulk |
 //! | `TimeoutNow` | leader → successor | nothing | none | control |
 //! | `Arriving` | follower → leader | nothing | none | control |
+//! | `LastIndex` | follower that lost its log → leader | a token | `LastIndexReply` | control |
 //!
 //! The two links of a pair are not ordered against each other: a heartbeat may overtake appends, which is why it carries no more of
 //! the commit index than its receiver is known to match.

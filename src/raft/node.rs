@@ -87,6 +87,8 @@ pub struct Node {
     pub(super) failed_elections: u32,
     pub(super) ban: u32,
     pub(super) fitness: Fitness,
+    /// What this process asks leaders for the end of their logs with; 0 until it does.
+    pub(super) floor_token: u64,
     /// Messages of the present term that wait for term and vote to be durable.
     held: Vec<Envelope>,
     pub(super) outbox: Vec<Envelope>,
@@ -124,6 +126,7 @@ impl Node {
             failed_elections: 0,
             ban: 0,
             fitness: Fitness::UNKNOWN,
+            floor_token: 0,
             held: Vec::new(),
             outbox: Vec::new(),
             snapshots: Vec::new(),
@@ -275,6 +278,8 @@ impl Node {
             Message::HeartbeatReply { round, verified, able } => self.on_heartbeat_reply(from, round, verified, able),
             Message::SnapshotReply { matched } => self.on_appended(from, matched, 0),
             Message::Arriving => self.on_arriving(from),
+            Message::LastIndex { token } => self.on_last_index(from, token),
+            Message::LastIndexReply { token, index } => self.on_last_index_reply(from, token, index),
             Message::PreVote { .. } | Message::PreVoteReply { .. } | Message::Vote { .. } => {
                 unreachable!("votes and pre-votes settle terms on their own")
             }

@@ -3,6 +3,8 @@
 
 use super::event::Outcome;
 use super::response::{Form, begin, finish, refuse};
+use super::shared::OnDamage;
+use crate::error::Error;
 use crate::storage::snapshot::SnapshotMaker;
 use crate::storage::state_at::{StateAt, StateReader};
 use apexkv_client::protocol::{BACKUP_PART_BYTES, Status};
@@ -15,14 +17,32 @@ use std::time::{Duration, Instant};
 const OPEN_MAX: usize = 4;
 /// One that is not read for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So is one that takes longer than this, and than its bytes at the slowest rate: it would pin its files for ever, part by part.
+const TIME_MIN: Duration = Duration::from_secs(3600);
+/// Bytes that a reader takes in a second at least.
+const SLOWEST: u64 = 1 << 20;
 
 /// What the connections share.
 #[derive(Debug, Default)]
 pub(super) struct Backups {
     open: AtomicUsize,
     last_id: AtomicU64,
-    /// Reads the files; missing until the log has been recovered.
-    pub(super) maker: OnceLock<SnapshotMaker>,
+    /// Missing until the log has been recovered.
+    pub(super) source: OnceLock<Source>,
+}
+
+/// Where backups come from.
+pub(super) struct Source {
+    /// Reads the files.
+    pub(super) maker: SnapshotMaker,
+    /// Is told of damage in them.
+    pub(super) on_damage: OnDamage,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.maker)
+    }
 }
 
 /// The right to one open backup, given back when it is dropped.
@@ -39,7 +59,7 @@ impl Backups {
     /// The right to open one more, or why not.
     pub(super) fn permit(self: &Arc<Backups>) -> Result<Permit, Outcome> {
         let permit = Permit(Arc::clone(self));
-        if self.open.fetch_add(1, SeqCst) < OPEN_MAX && self.maker.get().is_some() {
+        if self.open.fetch_add(1, SeqCst) < OPEN_MAX && self.source.get().is_some() {
             return Ok(permit);
         }
         Err(Outcome::Busy("this node has as many open backups as it serves at a time; try again later".into()))
@@ -53,7 +73,9 @@ pub(super) struct OpenBackup {
     /// The position that must be asked for.
     next: u64,
     used: Instant,
-    _permit: Permit,
+    /// When it is given up in any case.
+    until: Instant,
+    permit: Permit,
 }
 
 impl fmt::Debug for OpenBackup {
@@ -66,7 +88,7 @@ impl OpenBackup {
     /// Opens a pinned state, and appends the answer.
     pub(super) fn open(state: StateAt, permit: Permit, out: &mut Vec<u8>, form: Form) -> OpenBackup {
         let backups = &permit.0;
-        let maker = backups.maker.get().expect("a permit is given where there is somebody to read the files");
+        let Source { maker, .. } = backups.source.get().expect("a permit is given where there is somebody to read the files");
         let id = backups.last_id.fetch_add(1, SeqCst) + 1;
         let start = begin(out, form);
         out.extend_from_slice(&id.to_le_bytes());
@@ -75,12 +97,13 @@ impl OpenBackup {
             out.extend_from_slice(&number.to_le_bytes());
         }
         finish(out, start, form, Status::Ok);
-        OpenBackup { id, reader: maker.read_state(state), next: 0, used: Instant::now(), _permit: permit }
+        let until = Instant::now() + TIME_MIN + Duration::from_secs(state.bytes() / SLOWEST);
+        OpenBackup { id, until, reader: maker.read_state(state), next: 0, used: Instant::now(), permit }
     }
 
     /// Whether nobody reads it any more.
     pub(super) fn is_stale(&self) -> bool {
-        self.used.elapsed() > PATIENCE
+        self.used.elapsed() > PATIENCE || Instant::now() > self.until
     }
 
     /// Appends a part, and says whether there are more. After damage there are none.
@@ -92,8 +115,12 @@ impl OpenBackup {
             Ok(count) => count,
             Err(error) => {
                 log::error!("a backup was given up: {error}");
+                if let (Error::Corrupt { .. }, Some(source)) = (&error, self.permit.0.source.get()) {
+                    (source.on_damage)(&error);
+                }
                 out.truncate(start);
-                refuse(out, form, Status::Error, &format!("this node cannot be backed up: {error}; try another leader"));
+                let remedy = "it hands leadership over if another node can lead: try again; restart this node to have its log mended";
+                refuse(out, form, Status::Error, &format!("this node cannot be backed up: {error}; {remedy}"));
                 return false;
             }
         };

@@ -15,11 +15,12 @@
 //! Nothing here decides about the log: what is not answered on the spot is answered by the Raft thread's outcomes.
 
 use super::accept;
-use super::backups::Backups;
+use super::backups::{Backups, Source};
 use super::connection::Connection;
 use super::event::Event;
 use super::flusher::Flusher;
 use super::metrics::Metrics;
+use super::shared::OnDamage;
 use super::turnaway;
 use super::wake::Wake;
 use crate::error::{Error, Result};
@@ -222,8 +223,8 @@ impl ClientPort {
     ///
     /// # Panics
     /// When called twice.
-    pub fn serve_backups(&self, snapshots: SnapshotMaker) {
-        let first = self.port.backups.maker.set(snapshots).is_ok();
+    pub fn serve_backups(&self, snapshots: SnapshotMaker, on_damage: OnDamage) {
+        let first = self.port.backups.source.set(Source { maker: snapshots, on_damage }).is_ok();
         assert!(first, "the client port serves backups already");
     }
 

@@ -12,11 +12,19 @@ use crate::storage::hinter::{HintJob, Hinter};
 use crate::storage::preparer::{PrepareError, Preparer};
 use crate::storage::writer::{Completion, Job, LogWriter};
 
+use super::damage::Remembered;
 use super::event::Event;
 use super::metrics::Metrics;
+use super::shared::OnDamage;
 
 /// Runs jobs until it is told to stop.
-pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: &Sender<Event<C>>, metrics: &Arc<Metrics>) {
+pub(super) fn run_writer<C>(
+    mut writer: LogWriter,
+    jobs: &Receiver<Job>,
+    inbox: &Sender<Event<C>>,
+    metrics: &Arc<Metrics>,
+    remembered: &Remembered,
+) {
     for job in jobs {
         if let Job::Stop = job {
             return;
@@ -28,7 +36,7 @@ pub(super) fn run_writer<C>(mut writer: LogWriter, jobs: &Receiver<Job>, inbox: 
                         metrics.log_batches.increment();
                         metrics.log_syncs.increment();
                     }
-                    Completion::Distrusted => metrics.distrusted.set(1),
+                    Completion::Distrusted => remembered.set(),
                     Completion::HardState { .. } => metrics.hard_state_syncs.increment(),
                     _ => {}
                 }
@@ -113,7 +121,13 @@ fn keep_reserve(preparer: &Preparer, metrics: &Metrics) {
 }
 
 /// Makes hints on request until the channel closes. Each is named in the manifest by the log writer, whose completion carries it on.
-pub(super) fn run_hinter<C>(hinter: &Hinter, requests: &Receiver<HintJob>, writer: &Sender<Job>, inbox: &Sender<Event<C>>) {
+pub(super) fn run_hinter<C>(
+    hinter: &Hinter,
+    requests: &Receiver<HintJob>,
+    writer: &Sender<Job>,
+    inbox: &Sender<Event<C>>,
+    on_damage: &OnDamage,
+) {
     let mut shortage = Reminder::default();
     for job in requests {
         let retry = match hinter.make(&job) {
@@ -131,7 +145,8 @@ pub(super) fn run_hinter<C>(hinter: &Hinter, requests: &Receiver<HintJob>, write
                 true
             }
             Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-                log::error!("{error}; no further hints are made, and this node will not start again with this file");
+                log::warn!("no further hints are made: the log grows until this node is started again");
+                on_damage(&error);
                 false
             }
             Err(PrepareError::Fatal(error)) => fatal(&error),

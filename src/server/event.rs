@@ -51,8 +51,10 @@ pub enum Event<C> {
         /// The term of the leader that sent it.
         term: u64,
     },
-    /// A file was read again; text for a person if it is damaged.
-    Scrubbed(Option<String>),
+    /// A file was read again.
+    Scrubbed,
+    /// Somebody found damage; text for a person.
+    Damaged(String),
     /// Sending a snapshot to a follower has come to an end, good or bad.
     SnapshotEnded(NodeId),
     /// A peer mends its log, and asks.

@@ -27,6 +27,15 @@ pub struct Half {
     pub begun: Instant,
 }
 
+/// Why somebody may not receive a snapshot now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The same transfer is still being received on an older connection, which waits for the disk. The sender should try again soon.
+    Held,
+    /// It cannot be received; text for a person.
+    Refused(String),
+}
+
 /// The snapshot being received, if there is one.
 #[derive(Default)]
 pub struct Intake {
@@ -43,39 +52,48 @@ struct State {
 }
 
 impl Intake {
-    /// The right to receive a snapshot, and what has arrived of it before; `make` begins one. Whoever receives another, or the same on an
-    /// older connection, is cut off, unless that is of a newer term; `patience` is how long this may take. The error is for a person. Who
-    /// has the right must [`Intake::release`] it.
+    /// The right to receive a snapshot, and what has arrived of it before; `make` begins one, or says why not. Whoever receives another, or
+    /// the same on an older connection, is cut off, unless that is of a newer term; `patience` is how long this may take. Who has the right
+    /// must [`Intake::release`] it.
     pub fn claim(
         &self,
         from: NodeId,
         begin: Begin,
         stream: &Arc<TcpStream>,
         patience: Duration,
-        make: impl FnOnce() -> SnapshotWriter,
-    ) -> Result<Half, String> {
+        make: impl FnOnce() -> Result<SnapshotWriter, String>,
+    ) -> Result<Half, Denied> {
         let until = Instant::now() + patience;
         let mut state = self.state.lock();
         while let Some((current, other)) = &state.current {
             if current.term > begin.term {
-                return Err(format!("a snapshot of term {} is being received, this one is of term {}", current.term, begin.term));
+                let (current, term) = (current.term, begin.term);
+                return Err(Denied::Refused(format!("a snapshot of term {current} is being received, this one is of term {term}")));
             }
             other.sever();
-            let (last, term) = (current.last, current.term);
+            let (same, last, term) = (*current == begin, current.last, current.term);
             if self.freed.wait_until(&mut state, until).timed_out() && state.current.is_some() {
-                return Err(format!("another snapshot, up to {last} of term {term}, is being received; try again later"));
+                let reason = || format!("another snapshot, up to {last} of term {term}, is still being received");
+                return Err(if same { Denied::Held } else { Denied::Refused(reason()) });
             }
         }
         state.current = Some((begin, stream.clone()));
         let kept = state.kept.take();
         drop(state);
-        Ok(match kept {
-            Some((half, _)) if half.from == from && half.begin == begin => half,
-            other => {
-                drop(other);
-                Half { from, begin, writer: make(), bytes: 0, begun: Instant::now() }
+        if let Some((half, _)) = kept
+            && half.from == from
+            && half.begin == begin
+        {
+            return Ok(half);
+        }
+        // Files of another one were removed just now, which may have made room.
+        match make() {
+            Ok(writer) => Ok(Half { from, begin, writer, bytes: 0, begun: Instant::now() }),
+            Err(reason) => {
+                self.release(None);
+                Err(Denied::Refused(reason))
             }
-        })
+        }
     }
 
     /// Gives the right back, and leaves behind what may be gone on with.

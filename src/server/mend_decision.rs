@@ -98,6 +98,10 @@ impl Inquiry {
     fn suffice(&self, lasts: &[EntryId], own: Option<EntryId>) -> bool {
         let members = self.others.len() + 1;
         let newest = lasts.iter().max();
+        // Of two nodes the other has all that was ever committed: that needed both.
+        if members == 2 && !lasts.is_empty() {
+            return true;
+        }
         lasts.len() > members / 2 || (lasts.len() >= members / 2 && newest.is_some_and(|newest| own.is_some_and(|own| *newest >= own)))
     }
 
@@ -196,6 +200,19 @@ mod tests {
         assert!(matches!(asked.step(None, &[], false), Step::Wait(_)), "who knows what this node acknowledged");
         asked.begin();
         assert!(matches!(asked.step(Some(LAST), &wanted(1, 1), false), Step::Wait(_)), "it has gone silent");
+    }
+
+    #[test]
+    fn of_two_nodes_the_other_has_all_that_was_committed() {
+        let mut asked = inquiry(1);
+        asked.stands(NodeId(2), standing(true, false, 9));
+        assert!(matches!(asked.step(None, &[], false), Step::Wait(_)), "it is not whole");
+        asked.stands(NodeId(2), standing(true, true, 4));
+        assert_eq!(asked.step(None, &[], false), Step::PutAside);
+        asked.lacks(NodeId(2), 5, 5, Missing::Other);
+        assert_eq!(asked.step(Some(LAST), &wanted(5, 5), false), Step::PutAside);
+        asked.lacks(NodeId(2), 3, 3, Missing::Damaged);
+        assert_eq!(asked.step(Some(LAST), &wanted(3, 3), false), Step::PutAside);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::disk_threads::fatal;
 use super::event::Event;
 use super::metrics::Metrics;
 use super::pace::{Pace, Rates};
+use super::shared::OnDamage;
 
 /// Bytes that a merge reads and writes in a second: with writing clients about a quarter of what an ordinary disk does.
 const RATES: Rates = Rates { busy: 48 << 20, idle: 256 << 20 };
@@ -38,10 +39,11 @@ pub(super) fn run_merger<C>(
     writer: &Sender<Job>,
     inbox: &Sender<Event<C>>,
     metrics: &Arc<Metrics>,
+    on_damage: &OnDamage,
 ) {
     for work in requests {
         let job = match work {
-            MergerWork::Merge(job) => match merge(merger, &job, metrics) {
+            MergerWork::Merge(job) => match merge(merger, &job, metrics, on_damage) {
                 Ok(job) => job,
                 Err(retry) if inbox.send(Event::NotMerged { retry }).is_err() => return,
                 Err(_) => continue,
@@ -62,7 +64,7 @@ pub(super) fn run_merger<C>(
 }
 
 /// The error says whether it may work later.
-fn merge(merger: &Merger, job: &MergeJob, metrics: &Arc<Metrics>) -> Result<Job, bool> {
+fn merge(merger: &Merger, job: &MergeJob, metrics: &Arc<Metrics>, on_damage: &OnDamage) -> Result<Job, bool> {
     let (files, bytes) = job.size();
     let mut pace = Pace::new(metrics, RATES);
     let mut moved = |bytes| {
@@ -80,7 +82,8 @@ fn merge(merger: &Merger, job: &MergeJob, metrics: &Arc<Metrics>) -> Result<Job,
             Err(true)
         }
         Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-            log::error!("{error}; no further files are merged");
+            log::warn!("no further files are merged until this node is started again");
+            on_damage(&error);
             Err(false)
         }
         Err(PrepareError::Fatal(error)) => fatal(&error),

@@ -122,9 +122,7 @@ metrics! {
     snapshot_bytes_in: Counter,
     /// Bytes of old files that were read again to see whether they are whole.
     scrubbed_bytes: Counter,
-    /// 1 once the manifest says that damage was found.
-    distrusted: Gauge,
-    /// Files found damaged while this node ran.
+    /// Damaged places found while this node ran.
     damage_found: Counter,
     /// Batches of records written to the log's files.
     log_batches: Counter,

@@ -37,6 +37,7 @@ mod batch;
 pub mod clients;
 mod comparison;
 mod connection;
+mod damage;
 pub mod dialer;
 mod disk_threads;
 pub mod event;

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | accepts connections | 1 | [`super::acceptor`] |
 //! | receives from a link | one per inbound link | [`super::inbound`] |
+//! | finishes a received snapshot | at most one | `snapshot_receiver` |
 //! | sends on a link | two per peer | [`super::links`] |
 //! | waits for a link's end | one per outbound connection | [`super::links`] |
 //! | sends a snapshot | one per transfer | `snapshot_sender` |
@@ -35,7 +36,7 @@ use super::marks::Marks;
 use super::metrics::Metrics;
 use super::notices::{Notices, Throttle};
 use super::registry::{Registry, Severable};
-use super::shared::{Fatal, Shared};
+use super::shared::{Fatal, OnDamage, Shared};
 use super::snapshot_sender::SnapshotSender;
 use super::sockets::Timing;
 use super::view::PeerView;
@@ -74,6 +75,8 @@ pub struct PeersConfig {
     pub marks: (SlotFile, Vec<u8>),
     /// Reads and writes snapshots.
     pub snapshots: SnapshotMaker,
+    /// Is told of damage in what snapshots are read from.
+    pub on_damage: OnDamage,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Time limits.
@@ -123,6 +126,8 @@ impl Peers {
             attempts: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             fatal,
+            on_damage: config.on_damage,
+            vain_snapshots: Mutex::default(),
         });
         let receiving = shared.clone();
         let serve = Arc::new(move |stream: &Arc<_>, pending: &mut _| inbound::serve(&receiving, stream, pending));

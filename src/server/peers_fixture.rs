@@ -83,6 +83,7 @@ impl Site {
             client_address: format!("client-of-{}", self.id),
             marks: SlotFile::open(&self.disk(), "marks").expect("the marks are whole"),
             snapshots: opened().snapshots,
+            on_damage: Arc::new(|error| panic!("damage: {error}")),
             metrics: Arc::default(),
             timing: timing(),
         };

@@ -112,6 +112,7 @@ fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mu
     let view = &outlets.view;
     // What was lost to damage counts as present: it was promised.
     view.set_position(position.term, position.last.max(position.floor));
+    view.set_commit(position.commit);
     for (peer, matched) in &position.matched {
         // What has left the log was committed without this acknowledgement, so nobody need remember it.
         if let Some(term) = replica.node().outline().term_of(*matched) {

@@ -56,6 +56,9 @@ pub struct Limits {
     pub index_bytes: u64,
     /// So much log is kept for followers that were away, and for starts to replay; what is older leaves it.
     pub retain_log_bytes: u64,
+    /// Log is kept for a snapshot on its way up to so many times that, and the snapshot's size: a large one takes its time, but one that
+    /// creeps must not fill the disk.
+    pub pinned_log_factor: u64,
     /// How often files are looked through for some to merge.
     pub merge_look_ms: u64,
     /// A round of the scrubber begins at most this often.
@@ -76,6 +79,7 @@ impl Default for Limits {
             apply_turn: 8192,
             index_bytes: u64::MAX,
             retain_log_bytes: 256 << 20,
+            pinned_log_factor: 16,
             merge_look_ms: 1_000,
             scrub_round_ms: 24 * 3_600_000,
         }
@@ -156,7 +160,7 @@ pub struct Position {
     pub disk_bytes: u64,
     /// A start reads the log only behind this entry; hints name what the ones up to it did.
     pub hinted: u64,
-    /// What the scrubber has found.
+    /// What damage was found since the start.
     pub damage: Option<Arc<str>>,
     /// Bytes of files that have left the log.
     pub file_bytes: u64,
@@ -205,7 +209,7 @@ pub struct Replica<C> {
     /// Milliseconds since start.
     pub(super) now: u64,
     pub(super) disk: DiskWatch,
-    preparing: Preparing,
+    pub(super) preparing: Preparing,
     pub(super) upkeep: Upkeep,
     pub(super) comparison: Comparison,
     confirmed_round: u64,
@@ -318,9 +322,10 @@ impl<C: Clone> Replica<C> {
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),
-            Event::NotMerged { retry } => self.upkeep.not_merged(retry, self.now + self.limits.prepare_retry_ms),
+            Event::NotMerged { retry } => self.not_merged(retry),
             Event::Received { received, term } => self.on_received(*received, term),
-            Event::Scrubbed(damage) => self.upkeep.scrubbed(damage),
+            Event::Scrubbed => self.upkeep.scrubbed(),
+            Event::Damaged(text) => self.on_damaged(text),
             Event::SnapshotEnded(peer) => self.upkeep.snapshot_ended(peer, self.now),
             Event::Shutdown => {
                 self.node.transfer(None);
@@ -529,13 +534,6 @@ impl<C: Clone> Replica<C> {
                 self.preparing.made();
             }
             Completion::NoRoom(reason) => self.on_not_prepared(reason),
-            Completion::Hinted(_)
-            | Completion::Retired(_)
-            | Completion::Merged(_)
-            | Completion::Installed
-            | Completion::Healed
-            | Completion::Distrusted
-            | Completion::Forgotten => self.kept_up(completion),
             Completion::Batch { .. } | Completion::Sealed { .. } => {
                 self.disk.write_since = None;
                 self.disk.last_done = self.now;
@@ -543,6 +541,7 @@ impl<C: Clone> Replica<C> {
                     self.node.synced(sequence);
                 }
             }
+            completion => self.kept_up(completion),
         }
     }
 

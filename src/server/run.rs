@@ -33,7 +33,7 @@ use super::status::{Member, StatusView};
 use super::view::PeerView;
 use super::{accept, admin, founding, identity, join, log_sink, marks, mending, sockets};
 
-/// Open files that are kept for segments and peers.
+/// Open files that are kept for peers, and for segments that are still to come.
 const FILES_RESERVED: usize = 512;
 
 /// Names the entry whose effect this node is to lose, for tests of what the others do about it. Builds for users do not look at it.
@@ -54,8 +54,9 @@ struct Early {
 pub fn run(config: &Config) -> Result<()> {
     mapping::install_sigbus_handler().map_err(Error::io("install the handler for unreadable pages"))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&config.data_dir)?);
-    let mut directory = Directory::open(disk, &config.id)?;
-    let connections_max = raise_descriptor_limit(config.max_connections);
+    let mut directory = Directory::open(Arc::clone(&disk), &config.id)?;
+    let names = disk.list().map_err(Error::io(format!("list {}", disk.path())))?;
+    let connections_max = raise_descriptor_limit(config.max_connections, FILES_RESERVED + names.len());
     let early = prepare(config, connections_max)?;
     let stop = Arc::new(AtomicBool::new(false));
     handle_signals(&stop, &early.inbox.0)?;
@@ -83,16 +84,16 @@ pub fn run(config: &Config) -> Result<()> {
     serve(config, directory, early, &stop)
 }
 
-/// Raises the limit on open files to what the system allows, and returns how many client connections may be open so that enough is left
-/// for the log and the peers: clients must never be able to stop an election or a new segment.
-fn raise_descriptor_limit(wanted: usize) -> usize {
+/// Raises the limit on open files to what the system allows, and returns how many client connections may be open so that so many are left
+/// for the log and the peers: clients must never be able to stop an election, a new segment, or the recovery of those that stand.
+fn raise_descriptor_limit(wanted: usize, reserved: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // Refused, the present limit counts.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
     let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let allowed = wanted.min(files - FILES_RESERVED.min(files / 2));
+    let allowed = wanted.min(files - reserved.min(files / 2));
     if allowed < wanted {
         log::warn!("--max-connections {wanted} is lowered to {allowed}: the system allows {files} open files (ulimit -n)");
     }
@@ -179,7 +180,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
-    let disk = DiskThreads::start(workers, &inbox, &metrics)?;
+    let disk = DiskThreads::start(workers, &inbox, &metrics, founding.members.len() == 1)?;
     lose_as_told(&mut applier);
     let view = Arc::new(PeerView::new(hard_state.term, recovered.outline.last().max(floor)));
     let peers = Arc::new(Peers::start(
@@ -192,12 +193,13 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
             client_address: config.advertise_client.clone(),
             marks,
             snapshots: snapshots.clone(),
+            on_damage: disk.on_damage(),
             metrics: Arc::clone(&metrics),
             timing: sockets::Timing::default(),
         },
         inbox.clone(),
         Arc::clone(&view),
-        disk.fatal(&metrics),
+        disk.fatal(),
     )?);
     let mut node = Node::new(own, settings(config), rand::random(), recovered);
     node.set_floor(floor);
@@ -215,7 +217,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
-    client_port.serve_backups(snapshots);
+    client_port.serve_backups(snapshots, disk.on_damage());
     client_port.attach(inbox.clone(), store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.

@@ -1,5 +1,4 @@
-//! The scrubber's thread: reads old files again and again, slowly. Damage is said at once and remembered on disk, so that the next start
-//! puts it right from the other nodes; until then the node goes on, and refuses what it cannot read.
+//! The scrubber's thread: reads old files again and again, slowly, so that damage is found while the other nodes still have the data.
 
 use std::sync::Arc;
 
@@ -7,11 +6,11 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::Error;
 use crate::storage::scrub::{ScrubJob, Scrubber};
-use crate::storage::writer::Job;
 
 use super::event::Event;
 use super::metrics::Metrics;
 use super::pace::{Pace, Rates};
+use super::shared::OnDamage;
 
 /// Bytes read in a second: a file system of 100 GB is read in half a day.
 const RATES: Rates = Rates { busy: 2 << 20, idle: 8 << 20 };
@@ -20,28 +19,22 @@ const RATES: Rates = Rates { busy: 2 << 20, idle: 8 << 20 };
 pub(super) fn run_scrubber<C>(
     scrubber: &Scrubber,
     requests: &Receiver<ScrubJob>,
-    writer: &Sender<Job>,
     inbox: &Sender<Event<C>>,
     metrics: &Arc<Metrics>,
+    on_damage: &OnDamage,
 ) {
     for job in requests {
         let mut pace = Pace::new(metrics, RATES);
-        let damage = match scrubber.scrub(&job, &mut |bytes| {
+        let scrubbed = scrubber.scrub(&job, &mut |bytes| {
             metrics.scrubbed_bytes.add(bytes);
             pace.moved(bytes);
-        }) {
-            Ok(()) => None,
-            Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
-                metrics.damage_found.increment();
-                log::error!("{error}; restart this node to have its log fetched again from the others");
-                if writer.send(Job::Distrust).is_err() {
-                    return;
-                }
-                Some(error.to_string())
-            }
-            Err(error) => Some(error.to_string()),
-        };
-        if inbox.send(Event::Scrubbed(damage)).is_err() {
+        });
+        match scrubbed {
+            Ok(()) => {}
+            Err(error @ Error::Corrupt { .. }) => on_damage(&error),
+            Err(error) => log::warn!("{error}; {} is read again in the next round", job.file().0),
+        }
+        if inbox.send(Event::Scrubbed).is_err() {
             return;
         }
     }

@@ -24,6 +24,10 @@ use crate::storage::snapshot::SnapshotMaker;
 /// Called when the process must not go on: the marks could not be made durable, or a record of the own log cannot be read.
 pub type Fatal = Arc<dyn Fn(Error) + Send + Sync>;
 
+/// Is told of damage that was found in files of this node, from any thread, and returns at once. It may be told of the same again and
+/// again.
+pub type OnDamage = Arc<dyn Fn(&Error) + Send + Sync>;
+
 /// State of the transport. No lock in here is held over I/O, except the one around the marks' file.
 pub struct Shared {
     /// This node.
@@ -66,6 +70,10 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// See [`Fatal`].
     pub fatal: Fatal,
+    /// See [`OnDamage`].
+    pub on_damage: OnDamage,
+    /// How many snapshots in a row each peer could not be sent, for reasons that another one meets, too.
+    pub vain_snapshots: Mutex<BTreeMap<NodeId, u32>>,
 }
 
 impl Shared {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
-use super::intake::Half;
+use super::intake::{Denied, Half};
 use super::shared::Shared;
 use super::sockets::{Limited, describe_error};
 use crate::error::{Error, Result};
@@ -20,8 +20,12 @@ use crate::protocol::snapshot::{self, Begin, Said, behind};
 use crate::raft::NodeId;
 use crate::storage::snapshot::{Position, Received, SnapshotError, SnapshotWriter};
 
-/// How long the end of a received snapshot waits for its installation, so that the sender learns of it before it thinks of another one.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the end of a received snapshot waits for its installation, so that the sender learns of it before it thinks of another one. A
+/// merge that is under way comes first, and takes its time.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
+/// A sender says nothing while it loads the keys of a large file. It may take so many times as long as a link is usually silent: where it
+/// has died, nobody waits for this side but the next snapshot, which takes its place.
+const SENDER_SILENCES: u32 = 12;
 /// Pause between two looks at whether it has been installed.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// After a failure, input is discarded up to this size, so that the reason is not lost with the connection.
@@ -43,8 +47,9 @@ impl From<Error> for Stop {
 
 /// Serves one connection of an admitted peer until it ends.
 pub(super) fn receive(shared: &Shared, stream: &Arc<TcpStream>, peer: NodeId, hello: &Hello) -> Result<()> {
-    let silence = Some(shared.timing.silence);
-    stream.set_read_timeout(silence).and_then(|()| stream.set_write_timeout(silence)).map_err(Error::io("limit the silence of a link"))?;
+    let silence = shared.timing.silence;
+    let limited = stream.set_read_timeout(Some(silence * SENDER_SILENCES)).and_then(|()| stream.set_write_timeout(Some(silence)));
+    limited.map_err(Error::io("limit the silence of a link"))?;
     let mut link = Link { stream, keepalive: shared.timing.keepalive, spoke: Instant::now(), at: None };
     let begin = match link.hear()? {
         Said::Begin(begin) if begin.term <= hello.term => begin,
@@ -54,10 +59,12 @@ pub(super) fn receive(shared: &Shared, stream: &Arc<TcpStream>, peer: NodeId, he
     if begin.term < term {
         return link.fail(&format!("term {} of this snapshot is over, this node is in term {term}", begin.term));
     }
-    let make = || shared.snapshots.begin(begin.last, begin.hash);
+    let make = || shared.snapshots.check_room(begin.bytes).map(|()| shared.snapshots.begin(begin.last, begin.hash));
     let mut half = match shared.intake.claim(peer, begin, stream, shared.timing.handshake, make) {
         Ok(half) => half,
-        Err(reason) => return link.fail(&reason),
+        // To the sender the connection is broken, and it makes another one.
+        Err(Denied::Held) => return Err(Error::Closed),
+        Err(Denied::Refused(reason)) => return link.fail(&reason),
     };
     say_begin(&half, &hello.id);
     match take_all(shared, &mut link, &mut half) {
@@ -79,7 +86,7 @@ pub(super) fn receive(shared: &Shared, stream: &Arc<TcpStream>, peer: NodeId, he
 fn say_begin(half: &Half, id: &str) {
     let Half { begin: Begin { last, files, bytes, .. }, writer, bytes: arrived, .. } = half;
     if writer.position() == Position::default() {
-        log::info!("receives a snapshot from {id} up to {last}: {files} files of {bytes} bytes");
+        log::info!("receives a snapshot from {id} up to {last}: {files} files, at least {bytes} bytes");
     } else {
         log::info!("goes on with the snapshot from {id} up to {last}, behind {arrived} bytes");
     }
@@ -121,7 +128,7 @@ fn useless(shared: &Shared, error: SnapshotError) -> Stop {
 /// All records are there: makes them durable, and hands them over.
 fn end(shared: &Shared, link: &mut Link<'_>, half: Half, id: &str) -> Result<()> {
     let Half { begin, writer, bytes, begun, .. } = half;
-    let received = match finish(link, writer).map_err(|error| useless(shared, error)) {
+    let received = match finish(shared, link, writer).map_err(|error| useless(shared, error)) {
         Ok(received) => received,
         Err(Stop::Broken(error)) => {
             shared.intake.release(None);
@@ -142,7 +149,7 @@ fn end(shared: &Shared, link: &mut Link<'_>, half: Half, id: &str) -> Result<()>
 }
 
 /// Takes as long as the disk and the number of keys want, so it has a thread of its own, while this one shows that it lives.
-fn finish(link: &mut Link<'_>, writer: SnapshotWriter) -> std::result::Result<Received, SnapshotError> {
+fn finish(shared: &Shared, link: &mut Link<'_>, writer: SnapshotWriter) -> std::result::Result<Received, SnapshotError> {
     let (sender, finished) = bounded(1);
     let work = move || {
         // Nobody waits for it if the process is ending.
@@ -154,7 +161,9 @@ fn finish(link: &mut Link<'_>, writer: SnapshotWriter) -> std::result::Result<Re
     loop {
         match finished.recv_timeout(link.keepalive) {
             Ok(outcome) => return outcome,
-            Err(RecvTimeoutError::Timeout) => link.show_life(),
+            Err(RecvTimeoutError::Timeout) if shared.is_stopping() => return Err(SnapshotError::Bad("shutting down".to_owned())),
+            // If the connection is broken, the answer at the end says so.
+            Err(RecvTimeoutError::Timeout) => drop(link.show_life()),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(SnapshotError::Bad("the thread that finishes it ended".to_owned()));
             }
@@ -162,16 +171,16 @@ fn finish(link: &mut Link<'_>, writer: SnapshotWriter) -> std::result::Result<Re
     }
 }
 
-/// Waits until the log has the snapshot's last entry, or it turns out that it is not wanted any more.
+/// Waits until this node knows that the snapshot's last entry is committed, which it does as soon as the snapshot is installed. If it turns
+/// out that it is not wanted any more, or the sender is gone, nobody needs to wait.
 fn await_installed(shared: &Shared, link: &mut Link<'_>, begin: Begin) {
     let until = Instant::now() + INSTALL_PATIENCE;
     while Instant::now() < until && !shared.is_stopping() {
-        let (term, last) = shared.view.position();
-        if term != begin.term || last.index >= begin.last.index {
+        let (term, _) = shared.view.position();
+        if term != begin.term || shared.view.commit() >= begin.last.index || link.show_life().is_err() {
             return;
         }
         thread::sleep(LOOK_AGAIN);
-        link.show_life();
     }
 }
 
@@ -201,10 +210,10 @@ impl Link<'_> {
     }
 
     /// Repeats what was taken over if nothing was said for a while: to the sender, silence would mean that the connection is broken.
-    fn show_life(&mut self) {
-        if let Some(at) = self.at.filter(|_| self.spoke.elapsed() >= self.keepalive) {
-            // If it is broken, the next read says so.
-            let _ = self.say(&Said::Ack(at));
+    fn show_life(&mut self) -> Result<()> {
+        match self.at.filter(|_| self.spoke.elapsed() >= self.keepalive) {
+            Some(at) => self.say(&Said::Ack(at)),
+            None => Ok(()),
         }
     }
 
@@ -223,7 +232,8 @@ impl Read for Link<'_> {
     /// Shows life while the bytes of a frame trickle.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = (&mut &*self.stream).read(buffer)?;
-        self.show_life();
+        // If it is broken, the next read says so.
+        let _ = self.show_life();
         Ok(count)
     }
 }

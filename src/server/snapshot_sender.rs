@@ -26,8 +26,11 @@ const CHUNK_BYTES: usize = 1 << 20;
 const WINDOW: usize = 4;
 /// A connection that breaks is made again for so long without progress: half as long as the receiver keeps what it has.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A receiver that cannot take a snapshot, for lack of room perhaps, is not sent another one for so long.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// Where a snapshot was in vain, for lack of room over there or for damage here perhaps, another one is not sent for so long, and for twice
+/// as long each time.
+const VAIN_PAUSE: Duration = Duration::from_secs(5);
+/// But for no longer than this.
+const VAIN_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Longest sleep before it is looked whether the transport ends.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes that are read and sent in a second.
@@ -39,8 +42,8 @@ enum Trouble {
     Broken(String),
     /// No other one will do better; text for a person.
     Over(String),
-    /// The receiver cannot take it; text for a person.
-    Refused(String),
+    /// No other transfer will do better before something has changed, here or there; text for a person.
+    Vain(String),
 }
 
 impl From<Error> for Trouble {
@@ -79,7 +82,7 @@ impl SnapshotSender {
             hash: snapshot.snapshot.hash,
             transfer: rand::random(),
             files: snapshot.snapshot.files(),
-            bytes: snapshot.snapshot.bytes(),
+            bytes: snapshot.snapshot.least_bytes(),
         };
         SnapshotSender {
             to,
@@ -103,6 +106,7 @@ impl SnapshotSender {
         match outcome {
             Ok(()) => {
                 shared.notices.settled(&subject);
+                shared.vain_snapshots.lock().remove(&self.to.peer);
                 shared.metrics.snapshots_sent.increment();
                 let seconds = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
                 log::info!("sent a snapshot to {id} up to {last}: {} bytes in {seconds:.1} s", self.bytes);
@@ -125,8 +129,8 @@ impl SnapshotSender {
             let reason = match self.try_once() {
                 Ok(()) => return Ok(()),
                 Err(Trouble::Over(reason)) => return Err(reason),
-                Err(Trouble::Refused(reason)) => {
-                    self.pause = REFUSED_PAUSE;
+                Err(Trouble::Vain(reason)) => {
+                    self.pause = self.pause_after_vain();
                     return Err(reason);
                 }
                 Err(Trouble::Broken(reason)) => reason,
@@ -139,6 +143,14 @@ impl SnapshotSender {
             log::debug!("the snapshot to {} goes on soon: {reason}", self.to.id);
             pause(&self.to.shared, self.to.shared.timing.pause_max.mul_f64(rand::random_range(0.5..1.0)));
         }
+    }
+
+    fn pause_after_vain(&self) -> Duration {
+        let mut vain = self.to.shared.vain_snapshots.lock();
+        let before = vain.entry(self.to.peer).or_default();
+        let pause = VAIN_PAUSE_MAX.min(VAIN_PAUSE * 2_u32.pow((*before).min(10)));
+        *before += 1;
+        pause
     }
 
     /// Only a leader's snapshot is of use, and only in its term.
@@ -180,7 +192,7 @@ impl SnapshotSender {
         if self.begun.is_none() {
             self.begun = Some(Instant::now());
             let Begin { last, files, bytes, .. } = self.begin;
-            log::info!("sends a snapshot to {} up to {last}: {files} files of {bytes} bytes", self.to.id);
+            log::info!("sends a snapshot to {} up to {last}: {files} files, at least {bytes} bytes", self.to.id);
         }
         let maker = self.to.shared.snapshots.clone();
         self.send_all(stream, maker.read(self.snapshot.snapshot.clone(), from))?;
@@ -221,10 +233,12 @@ impl SnapshotSender {
         Ok(())
     }
 
-    /// The transfer ends; this node goes on serving, and the file's damage shows wherever else it is read.
+    /// The transfer ends; this node goes on serving.
     fn unreadable(&self, error: &Error) -> Trouble {
-        log::error!("a snapshot cannot be read: {error}");
-        Trouble::Over(error.to_string())
+        if let Error::Corrupt { .. } = error {
+            (self.to.shared.on_damage)(error);
+        }
+        Trouble::Vain(format!("it cannot be read here: {error}"))
     }
 
     fn await_ack(&mut self, stream: &TcpStream, waiting: &mut VecDeque<Position>) -> std::result::Result<(), Trouble> {
@@ -257,7 +271,7 @@ fn write(stream: &TcpStream, bytes: &[u8]) -> Result<()> {
 
 fn unexpected(said: &Said) -> Trouble {
     match said {
-        Said::Failed(reason) => Trouble::Refused(format!("it says: {}", reason.escape_debug())),
+        Said::Failed(reason) => Trouble::Vain(format!("it says: {}", reason.escape_debug())),
         other => Trouble::Over(format!("it answers with {other:?}")),
     }
 }

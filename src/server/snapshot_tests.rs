@@ -101,7 +101,10 @@ fn a_transfer_goes_on_where_its_connection_broke() {
     say(&stream, &Said::End);
     let (received, term) = pair.wait_received();
     assert_eq!((received.last, term), (LAST, 1));
+    // A position says nothing: what was lost to damage counts in it.
     pair.node.view.set_position(1, LAST);
+    assert!(matches!(hear(&stream), Said::Ack(_)), "it is not installed yet");
+    pair.node.view.set_commit(LAST.index);
     let until = Instant::now() + DEADLINE;
     while hear(&stream) != Said::Done {
         assert!(Instant::now() < until, "only signs of life");
@@ -118,6 +121,32 @@ fn another_transfer_takes_the_place_of_one_that_is_under_way() {
     let (_new, answer) = pair.begin(Begin { transfer: 6, ..BEGIN });
     assert_eq!(answer, Said::Resume(START));
     assert_closed(&mut old);
+}
+
+#[test]
+fn a_transfer_whose_older_connection_waits_for_the_disk_goes_on_when_that_is_done() {
+    let mut pair = Pair::new();
+    let stalled = Arc::new(pair.open());
+    let shared = pair.node.peers.shared.clone();
+    let make = || Ok(shared.snapshots.begin(LAST, BEGIN.hash));
+    let mut half = shared.intake.claim(NodeId(2), BEGIN, &stalled, Duration::ZERO, make).expect("nobody else receives");
+    let mut again = pair.open();
+    say(&again, &Said::Begin(BEGIN));
+    assert_closed(&mut again);
+    let other = pair.begin(Begin { transfer: 6, ..BEGIN }).1;
+    assert!(matches!(&other, Said::Failed(reason) if reason.contains("up to 1:9")), "{other:?}");
+    let Said::Chunk { records, .. } = chunk(START, 1, &["a"]) else { panic!("a chunk") };
+    half.writer.take(START, &records).expect("taken");
+    shared.intake.release(Some(half));
+    assert_eq!(pair.begin(BEGIN).1, Said::Resume(behind(START, 1).expect("small numbers")), "nothing is lost");
+}
+
+#[test]
+fn a_snapshot_that_there_is_no_room_for_is_refused_before_it_is_sent() {
+    let mut pair = Pair::new();
+    let answer = pair.begin(Begin { bytes: u64::MAX, ..BEGIN }).1;
+    assert!(matches!(&answer, Said::Failed(reason) if reason.contains("18446744073709551615 bytes")), "{answer:?}");
+    assert_eq!(pair.begin(BEGIN).1, Said::Resume(START), "the place is free");
 }
 
 #[test]

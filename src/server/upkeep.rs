@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::bugbank::planted;
 use crate::raft::{EntryId, Envelope, Message, NodeId};
+use crate::storage::retire::Discarded;
 use crate::storage::snapshot::Received;
 use crate::storage::writer::{Completion, Job};
 
@@ -20,7 +21,7 @@ use super::replica::Replica;
 const LAGGING_FACTOR: u64 = 4;
 /// A snapshot that ended without the follower having it is tried again after this long.
 const SNAPSHOT_RETRY_MS: u64 = 500;
-/// The entries behind a snapshot that was sent stay in the log for the follower, at most this long.
+/// A follower that has taken over a snapshot, and then nothing for so long, is not kept log for.
 const SNAPSHOT_PINNED_MS: u64 = 60_000;
 
 /// One kind of work.
@@ -43,13 +44,37 @@ impl Chore {
     }
 }
 
-/// A snapshot on its way to a follower, or just arrived there.
+/// A snapshot on its way to a follower, or one that arrived there until the follower has caught up with the log.
 #[derive(Debug)]
 struct Transfer {
-    /// The last entry that it includes. What comes behind stays in the log.
+    /// The last entry that it includes.
     last: u64,
+    /// The last entry that the follower has, once it has the snapshot.
+    reached: u64,
+    /// When that last moved.
+    moved: u64,
+    /// Bytes of its files.
+    bytes: u64,
     /// When it ended.
     ended: Option<u64>,
+}
+
+impl Transfer {
+    /// Entries from this one on stay in the log.
+    fn needed(&self) -> u64 {
+        // Until it has ended, whatever comes of it, the follower may begin behind it.
+        if self.ended.is_some() { self.reached + 1 } else { self.last + 1 }
+    }
+
+    /// Whether log is still kept for it. `matched` is what the follower has, `leaving` the last entry that would leave the log otherwise.
+    fn is_pinning(&mut self, matched: Option<u64>, leaving: u64, now: u64) -> bool {
+        if let Some(matched) = matched.filter(|matched| *matched > self.reached) {
+            (self.reached, self.moved) = (matched, now);
+        }
+        let Some(matched) = matched.filter(|_| self.ended.is_some()) else { return self.ended.is_none() };
+        let caught_up = matched >= self.last && self.reached >= leaving;
+        !caught_up && now < self.moved + SNAPSHOT_PINNED_MS
+    }
 }
 
 /// How far the present round of scrubbing has come.
@@ -78,7 +103,7 @@ pub(super) struct Upkeep {
     installing: Option<Received>,
     healing: bool,
     scrub: Scrub,
-    /// What the scrubber has found.
+    /// What damage was found last.
     pub(super) damage: Option<Arc<str>>,
 }
 
@@ -87,21 +112,14 @@ impl Upkeep {
         self.hint.failed(retry, retry_at);
     }
 
-    pub(super) fn not_merged(&mut self, retry: bool, retry_at: u64) {
-        self.merge.failed(retry, retry_at);
-    }
-
     pub(super) fn snapshot_ended(&mut self, peer: NodeId, now: u64) {
         if let Some(transfer) = self.transfers.get_mut(&peer) {
-            transfer.ended = Some(now);
+            (transfer.ended, transfer.moved) = (Some(now), now);
         }
     }
 
-    pub(super) fn scrubbed(&mut self, damage: Option<String>) {
+    pub(super) fn scrubbed(&mut self) {
         self.scrub.running = false;
-        if let Some(damage) = damage {
-            self.damage = Some(damage.into());
-        }
     }
 
     /// Whether nothing may be appended.
@@ -143,13 +161,28 @@ impl<C: Clone> Replica<C> {
                 self.upkeep.look_at = self.now;
             }
             Completion::Installed => self.installed(),
-            Completion::Healed => {
+            Completion::Healed(ids) => {
+                self.actions.discard.add(Discarded::put_aside(ids));
                 self.upkeep.healing = false;
                 self.node.set_floor(EntryId::default());
                 log::info!("the log that was lost to damage has been fetched again");
             }
             _ => {}
         }
+    }
+
+    /// A merge came to nothing; `retry` if that was for lack of room.
+    pub(super) fn not_merged(&mut self, retry: bool) {
+        self.upkeep.merge.failed(retry, self.now + self.limits.prepare_retry_ms);
+        if retry {
+            self.log.merge_had_no_room();
+        }
+    }
+
+    /// Somebody found damage. Whoever leads is asked for everything, so another should.
+    pub(super) fn on_damaged(&mut self, text: String) {
+        self.upkeep.damage = Some(text.into());
+        self.node.set_damaged(true);
     }
 
     /// One hint at a time, in the order of the log.
@@ -206,23 +239,33 @@ impl<C: Clone> Replica<C> {
         }
     }
 
-    /// Entries from this one on stay in the log though it is long enough: what comes behind snapshots on their way, and, as long as the log
-    /// is not much too long, what followers lack.
+    /// Entries from this one on stay in the log though it is long enough: what followers lack that have a snapshot on its way or have just
+    /// got one, as long as the log has room; and what others lack, as long as the log is not much too long.
     fn needed_log(&mut self) -> u64 {
-        let (now, node) = (self.now, &self.node);
-        self.upkeep.transfers.retain(|peer, transfer| {
-            let arrived = node.matched(*peer).is_none_or(|matched| matched >= transfer.last);
-            transfer.ended.is_none_or(|ended| !arrived && now < ended + SNAPSHOT_PINNED_MS)
-        });
-        let pinned = self.upkeep.transfers.values().map(|transfer| transfer.last + 1).min().unwrap_or(u64::MAX);
+        if planted(70) {
+            return u64::MAX;
+        }
+        let node = &self.node;
         let config = node.config();
         let peers = config.voters.iter().chain(&config.learners);
         let lacking = peers.filter_map(|peer| node.matched(*peer)).map(|matched| matched + 1).min().unwrap_or(u64::MAX);
         let much_too_long = self.log.log_bytes() > self.limits.retain_log_bytes.saturating_mul(LAGGING_FACTOR);
-        if planted(70) {
+        let lacking = if much_too_long { u64::MAX } else { lacking };
+        self.pinned_log().min(lacking)
+    }
+
+    /// What transfers keep in the log: without it their followers would need another snapshot as soon as they have one, for ever.
+    fn pinned_log(&mut self) -> u64 {
+        let (now, node, retain) = (self.now, &self.node, self.limits.retain_log_bytes);
+        let leaving = self.log.next_retirement(retain, u64::MAX).map_or(0, |retirement| retirement.last());
+        self.upkeep.transfers.retain(|peer, transfer| transfer.is_pinning(node.matched(*peer), leaving, now));
+        if self.preparing.is_short() {
             return u64::MAX;
         }
-        pinned.min(if much_too_long { u64::MAX } else { lacking })
+        // A log of a few segments is never much, however little of it is to be kept.
+        let (log_bytes, most) = (self.log.log_bytes(), retain.max(self.log.usual_bytes()).saturating_mul(self.limits.pinned_log_factor));
+        let kept = self.upkeep.transfers.values().filter(|transfer| log_bytes <= most.saturating_add(transfer.bytes));
+        kept.map(Transfer::needed).min().unwrap_or(u64::MAX)
     }
 
     /// A log that was lost to damage has been fetched again as soon as what is durable here reaches as far: then nothing that this node
@@ -244,9 +287,11 @@ impl<C: Clone> Replica<C> {
                 None => true,
                 Some(ended) => self.now < ended + SNAPSHOT_RETRY_MS,
             });
-            let Some(snapshot) = self.log.snapshot().filter(|_| !waits) else { continue };
+            // It names every file, so it is made for whoever gets it.
+            let Some(snapshot) = (!waits).then(|| self.log.snapshot()).flatten() else { continue };
             let (from, term, last) = (self.node.id(), self.node.term(), snapshot.last);
-            self.upkeep.transfers.insert(peer, Transfer { last: last.index, ended: None });
+            let (reached, bytes) = (last.index, snapshot.bytes());
+            self.upkeep.transfers.insert(peer, Transfer { last: last.index, reached, moved: self.now, bytes, ended: None });
             // A follower that holds its last entry already says so, which it would not for files that it throws away.
             let message = Message::Snapshot { last, config: self.node.config().clone() };
             self.actions.send.push(Outgoing { envelope: Envelope { from, to: peer, term, message }, records: Vec::new() });
@@ -298,3 +343,7 @@ impl<C: Clone> Replica<C> {
         (self.upkeep.hint, self.upkeep.merge) = (Chore::default(), Chore::default());
     }
 }
+
+#[cfg(test)]
+#[path = "upkeep_tests.rs"]
+mod tests;

@@ -17,13 +17,14 @@ pub struct PeerView {
 struct State {
     term: u64,
     last: EntryId,
+    commit: u64,
     acknowledged: BTreeMap<NodeId, EntryId>,
 }
 
 impl PeerView {
     /// Starts from what recovery found: the durable term, and the last entry with damaged ones counted as present.
     pub fn new(term: u64, last: EntryId) -> PeerView {
-        PeerView { state: Mutex::new(State { term, last, acknowledged: BTreeMap::new() }) }
+        PeerView { state: Mutex::new(State { term, last, commit: 0, acknowledged: BTreeMap::new() }) }
     }
 
     /// The durable term and the last entry of the log. To be called before any message that relies on them is handed to the peers: a
@@ -32,6 +33,16 @@ impl PeerView {
         let mut state = self.state.lock();
         state.term = term;
         state.last = last;
+    }
+
+    /// The highest index known here to be committed.
+    pub fn set_commit(&self, commit: u64) {
+        self.state.lock().commit = commit;
+    }
+
+    /// What [`PeerView::set_commit`] said last; 0 at first.
+    pub fn commit(&self) -> u64 {
+        self.state.lock().commit
     }
 
     /// The newest entry that `peer` has acknowledged as durable: term and index of the entry itself, not the leader's term.

@@ -2,6 +2,7 @@
 //! [`Directory::found`] makes it a member of a cluster; [`Directory::open_log`] recovers the log. Nothing here is used once the node
 //! runs.
 
+use super::aside;
 use super::disk::Disk;
 use super::founding::{FOUNDING_CAPACITY, IDENTITY_CAPACITY, decode_identity, encode_identity};
 use super::manifest::{self, Manifest};
@@ -155,7 +156,7 @@ impl Directory {
         let (hard_state_file, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
         let hard_state = decode_hard_state(&payload)?;
         let (manifest_file, payload) = SlotFile::open(&self.disk, manifest::NAME)?;
-        let writer = writer::LogWriter {
+        let mut writer = writer::LogWriter {
             disk: self.disk,
             cluster: founding.cluster,
             boot: self.identity.boot,
@@ -164,6 +165,7 @@ impl Directory {
             manifest: Manifest::decode(&payload)?,
             chain: writer::Chain::default(),
         };
+        aside::put_back(&mut writer, self.identity.uuid, &hard_state)?;
         Ok(Unopened { lock: self.lock, identity: self.identity, founding, node, hard_state, options: *options, writer })
     }
 }

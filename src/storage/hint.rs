@@ -33,8 +33,9 @@ use super::record;
 use super::segment::{HEADER_BLOCK, SegmentHeader, number_in};
 use super::state_hash::StateHash;
 use crate::bugbank::planted;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::raft::Config;
+use std::io;
 
 const MAGIC: [u8; 8] = *b"ApexKVhi";
 const DATA_MAGIC: [u8; 8] = *b"ApexKVhd";
@@ -312,7 +313,7 @@ pub(super) fn newest<'a>(hints: &'a [(u32, Hint)]) -> impl Iterator<Item = (u32,
 }
 
 /// Makes the hint file of the segment with this number. Its name is durable after the next sync of the directory.
-pub(super) fn write(disk: &dyn super::disk::Disk, id: u32, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write(disk: &dyn super::disk::Disk, id: u32, bytes: &[u8]) -> io::Result<()> {
     let name = hint_name(id);
     let temporary = format!("{name}.tmp");
     let file = disk.create(&temporary)?;
@@ -321,33 +322,55 @@ pub(super) fn write(disk: &dyn super::disk::Disk, id: u32, bytes: &[u8]) -> std:
     disk.rename(&temporary, &name)
 }
 
-/// Reads a hint file. `Ok(Err(reason))` if there is none that can be believed: then the segment itself is read.
+/// Reads a hint file. `Ok(Err(reason))` if there is none that can be believed: then the segment itself is read. An error is none of the
+/// hint's: it could not be looked at, or a newer program has made it.
 pub(super) fn read(disk: &dyn super::disk::Disk, header: &SegmentHeader) -> Result<std::result::Result<Hint, String>> {
     let name = hint_name(header.id);
-    let file = match disk.open(&name) {
-        Ok(file) => file,
-        Err(error) => return Ok(Err(format!("{name} cannot be opened: {error}"))),
+    let bytes = match read_bytes(disk, &name, header) {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(reason)) => return Ok(Err(reason)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || super::is_lost(&error) => {
+            return Ok(Err(format!("{name} cannot be read: {error}")));
+        }
+        Err(source) => return Err(Error::Io { doing: format!("read {}/{name}", disk.path()), source }),
     };
-    let length = match file.length() {
-        Ok(length) => length,
-        Err(error) => return Ok(Err(format!("the length of {name} cannot be read: {error}"))),
-    };
+    if let Some(version) = newer_version(&bytes, header) {
+        return Err(super::newer(&name, version, VERSION));
+    }
+    Ok(Hint::decode(bytes, header).map_err(|reason| format!("{name} cannot be used: {reason}")))
+}
+
+fn read_bytes(disk: &dyn super::disk::Disk, name: &str, header: &SegmentHeader) -> io::Result<std::result::Result<Vec<u8>, String>> {
+    let file = disk.open(name)?;
+    let length = file.length()?;
     // A hint names less than its segment holds, but for the places of its entries.
     if length > header.length * 2 + FRONT_BYTES as u64 {
         return Ok(Err(format!("{name} has {length} bytes, more than its segment could need")));
     }
     let mut bytes = vec![0; length as usize];
-    if let Err(error) = file.read_at(&mut bytes, 0) {
-        return Ok(Err(format!("{name} cannot be read: {error}")));
-    }
-    Ok(Hint::decode(bytes, header).map_err(|reason| format!("{name} cannot be used: {reason}")))
+    file.read_at(&mut bytes, 0)?;
+    Ok(Ok(bytes))
+}
+
+/// The version of a hint that is whole and that this program does not know.
+fn newer_version(bytes: &[u8], header: &SegmentHeader) -> Option<u32> {
+    let whole = bytes.len() >= FRONT_BYTES_MIN && bytes[..8] == *magic(header);
+    let mut fields = Fields::new(bytes.get(8..)?);
+    let (version, crc) = (fields.u32()?, fields.u32()?);
+    (whole && version > VERSION && file_crc(bytes) == crc).then_some(version)
 }
 
 /// Makes of a hint's bytes what the first version of the format would have been.
 #[cfg(test)]
 pub(super) fn into_first_version(bytes: &mut Vec<u8>) {
     bytes.drain(FRONT_BYTES_MIN..FRONT_BYTES);
-    bytes[8] = 1;
+    set_version(bytes, 1);
+}
+
+/// Changes what a hint says of its version.
+#[cfg(test)]
+pub(super) fn set_version(bytes: &mut [u8], version: u8) {
+    bytes[8] = version;
     let crc = file_crc(bytes);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
 }

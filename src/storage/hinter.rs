@@ -70,7 +70,7 @@ struct Newest {
 impl Hinter {
     /// Makes the hint file of a segment, durable when it returns.
     pub fn make(&self, job: &HintJob) -> std::result::Result<Hinted, PrepareError> {
-        let keys = newest_of(job).map_err(PrepareError::Fatal)?;
+        let keys = newest_of(job)?;
         let list: Vec<HintKey<'_>> = keys
             .iter()
             .map(|(key, newest)| HintKey {

@@ -8,12 +8,12 @@
 mod entries;
 mod segments;
 
+use super::aside;
 use super::directory::{self, CLUSTER, Founding, IDENTITY, Identity, LOCK, MARKS};
 use super::disk::Disk;
 use super::founding::decode_identity;
 use super::hint;
 use super::manifest::{self, Manifest};
-use super::quarantine::ASIDE;
 use super::read_only::ReadOnly;
 use super::reserve;
 use super::scan::Scan;
@@ -205,8 +205,15 @@ impl Inspection<'_> {
             } else if hint::id_of(&name).is_some() {
                 // Looked at with its segment, if the manifest names it.
                 continue;
-            } else if name == ASIDE {
-                self.note(&name, None, "the manifest from before all of the log was put aside because of damage; a start leaves it alone");
+            } else if name == aside::NAME {
+                let remedy = format!("once the files are mended, rename it to {} to have a start go on with them", aside::BACK);
+                self.note(&name, None, format!("lists what was put aside because of damage; {remedy}"));
+            } else if name == aside::BACK {
+                self.note(
+                    &name,
+                    None,
+                    "lists what was put aside because of damage; a start goes on with that, and puts the present log aside",
+                );
             } else if name == reserve::NAME {
                 // What it holds is nothing.
                 self.finished(&name);

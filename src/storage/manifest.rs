@@ -136,6 +136,12 @@ impl Manifest {
         FRONT_BYTES + (self.segments.len() + more) * ENTRY_BYTES <= CAPACITY
     }
 
+    /// The last entry that hints in the log cover; zero if they cover none.
+    pub(super) fn hinted(&self) -> u64 {
+        let last = |listed: &Listed| if let State::Hinted { last, .. } = listed.state { Some(last) } else { None };
+        self.segments.iter().filter_map(last).max().unwrap_or(0)
+    }
+
     /// The entry of a listed segment. Only listed segments are ever edited.
     pub(super) fn find(&mut self, id: u32) -> &mut Listed {
         let found = self.segments.iter_mut().find(|listed| listed.id == id);

@@ -118,7 +118,7 @@ impl Damaged {
         }
         let lost = survey.lost();
         let position_at_most =
-            quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, unopened.identity.uuid, &unopened.hard_state)
+            quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, unopened.identity.uuid, &unopened.hard_state)?
                 .max(writer.manifest.floor);
         Ok(Damaged { unopened, cause, survey, position_at_most, lost, fetched: Fetched::default() })
     }

@@ -9,6 +9,7 @@
 //! * It deletes the key, and no other file that has left the log holds an older record of it. The hinted part of the log cannot: all its
 //!   entries are newer than what has left it.
 
+use super::aside;
 use super::data_file::{self, DataFile, DataWriter, Owner};
 use super::hint::{self, Hint, HintKey};
 use super::location::Location;
@@ -17,13 +18,15 @@ use super::record;
 use super::reserve::Reserve;
 use super::retire::Discarded;
 use super::scan::Window;
-use super::segment::Segment;
+use super::segment::{Segment, data_name, file_name};
 use super::store::{Store, value_in};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use std::io;
 use std::sync::Arc;
 
+/// Hints of inputs are held in memory up to here, and of two inputs at least: fewer than two could go on for ever with nothing gained.
+const HINT_BYTES_AT_ONCE: usize = 64 << 20;
 /// Keys that are judged under one lock of the index.
 const JUDGED_AT_ONCE: usize = 256;
 
@@ -91,6 +94,13 @@ pub struct MergeJob {
 }
 
 impl MergeJob {
+    /// The same with the first `count` inputs only.
+    fn cut_to(&self, count: usize) -> MergeJob {
+        let (inputs, left) = self.inputs.split_at(count);
+        let others = self.others.iter().chain(left).cloned().collect();
+        MergeJob { inputs: inputs.to_vec(), others, hinted: self.hinted, output_bytes: self.output_bytes }
+    }
+
     /// The inputs: how many, and their length in bytes.
     pub fn size(&self) -> (usize, u64) {
         (self.inputs.len(), self.inputs.iter().map(|input| input.end).sum())
@@ -134,8 +144,9 @@ impl Merger {
     /// Merges: when it returns, the outputs are durable and the index points to them. `pace` is told how many bytes were read or written
     /// since the last call, and may wait.
     pub fn merge(&self, job: &MergeJob, pace: &mut dyn FnMut(u64)) -> std::result::Result<Merged, PrepareError> {
-        let hints = self.hints(&job.inputs, pace).map_err(PrepareError::Fatal)?;
-        let kept = self.kept(job, &hints, pace).map_err(PrepareError::Fatal)?;
+        let hints = self.hints(&job.inputs, pace)?;
+        let job = &job.cut_to(hints.len());
+        let kept = self.kept(job, &hints, pace)?;
         let copied = self.reserve.with_room(|| {
             let (mut outputs, mut moves) = (Vec::new(), Moves::new());
             match self.copy(job, &kept, &mut outputs, &mut moves, pace) {
@@ -146,7 +157,7 @@ impl Merger {
         });
         let (outputs, moves) = match copied {
             Ok(Ok(copied)) => copied,
-            Ok(Err(error)) => return Err(PrepareError::Fatal(error)),
+            Ok(Err(error)) => return Err(error.into()),
             Err(error) => {
                 let doing = format!("write a merged file in {}", self.owner.disk.path());
                 let shortage = is_shortage(&error);
@@ -170,28 +181,47 @@ impl Merger {
     /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
     pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for segment in files.0 {
-            for name in [segment.name().to_owned(), hint::hint_name(segment.id())] {
-                match self.owner.disk.remove(&name) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(Error::Io { doing: format!("remove {}/{name}", self.owner.disk.path()), source: error });
-                    }
-                    _ => {}
-                }
-            }
+        drop(files.states);
+        for segment in files.files {
+            self.remove(segment.name())?;
+            self.remove(&hint::hint_name(segment.id()))?;
             ids.push(segment.id());
+        }
+        if !files.put_aside.is_empty() {
+            self.remove(aside::NAME)?;
+        }
+        for id in files.put_aside {
+            for name in [file_name(id), data_name(id), hint::hint_name(id)] {
+                self.remove(&name)?;
+            }
+            ids.push(id);
         }
         self.owner.disk.sync_directory().map_err(Error::io(format!("sync directory {}", self.owner.disk.path())))?;
         Ok(ids)
     }
 
+    fn remove(&self, name: &str) -> Result<()> {
+        match self.owner.disk.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Io { doing: format!("remove {}/{name}", self.owner.disk.path()), source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The hints of the first of these files, as many as memory is given to.
     fn hints(&self, files: &[File], pace: &mut dyn FnMut(u64)) -> Result<Vec<(u32, Hint)>> {
-        let read = files.iter().enumerate().map(|(position, file)| {
+        let (mut hints, mut bytes) = (Vec::new(), 0);
+        for (position, file) in files.iter().enumerate() {
+            if hints.len() >= 2 && bytes > HINT_BYTES_AT_ONCE {
+                break;
+            }
             let hint = file.hint(&*self.owner.disk)?;
             pace(hint.bytes() as u64);
-            Ok((position as u32, hint))
-        });
-        read.collect()
+            bytes += hint.bytes();
+            hints.push((position as u32, hint));
+        }
+        Ok(hints)
     }
 
     /// What must be kept, in the order in which it stands in the inputs.

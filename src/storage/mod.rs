@@ -39,7 +39,8 @@
 //! | `0000001a.log` | a segment, by its number in hexadecimal | batch after batch |
 //! | `0000001a.hint` | the hint of the segment or the data file of that number | once: some time after the seal, or with the data file |
 //! | `0000001b.data` | a data file: values that have left the log | once, by a merge, a snapshot or a restore |
-//! | `manifest.aside` | the manifest from before all was put aside because of damage | when that happens |
+//! | `manifest.aside` | the manifest from before all was put aside: its payload, and the CRC u32 of that | because of damage |
+//! | `manifest.back` | the same, given this name by whoever wants it back | by a person |
 //! | `reserve` | nothing: space held back, see below | once, and again after it was given away |
 //! | `*.tmp` | half-made; removed at the next start | |
 //!
@@ -141,10 +142,11 @@
 //!
 //! # Leaving the log
 //!
-//! The log keeps as many bytes as it is told to, what a membership or a snapshot on its way needs, and, up to four times those bytes, what
-//! followers lack. Hinted segments in front of that are *retired*: one change of the manifest moves *base* behind them and says that they
-//! are no longer in the log. Nothing is copied. They go on as files that hold values, next to data files, and their hints are needed from
-//! then on.
+//! The log keeps as many bytes as it is told to, what a membership needs, and, up to four times those bytes, what followers lack. What
+//! comes behind a snapshot on its way stays until the follower has caught up, as long as it makes progress and the disk has room, up to
+//! sixteen times those bytes and the size of the snapshot. Hinted segments in front of that are *retired*: one change of the manifest
+//! moves *base* behind them and says that they are no longer in the log. Nothing is copied. They go on as files that hold values, next to
+//! data files, and their hints are needed from then on.
 //!
 //! A *data file* ([`merge`], [`snapshot`], [`restore`]) has the header block of a segment with another magic, "ApexKVdt", and seed 0;
 //! behind it stand records, back to back, up to the end: one operation each, which sets or deletes, with the index and term of the entry
@@ -156,7 +158,7 @@
 //! * Files are picked when 40 % of them is garbage, or when there are many small ones, or when deletions in them have nothing left to
 //!   delete.
 //! * Outputs and their hints are durable before one change of the manifest names them in place of the inputs. That change also raises
-//!   *decided* to the end of the hinted log: without those hints its conditions could not be decided again.
+//!   *decided* to the end of the hinted log as it is then: without those hints its conditions could not be decided again.
 //! * Inputs are removed when nobody reads them any more: readers of values, snapshots and backups hold them.
 //!
 //! # Snapshots
@@ -169,7 +171,9 @@
 //! # Damage
 //!
 //! Damage is what a start, a read, a transfer, a merge or the scrub finds to differ from what was written. The *scrub* reads every file
-//! from the disk and not from the cache, once a day.
+//! once a day, from the disk as far as the system forgets its cached pages when it is asked to: those that readers have mapped it keeps. A
+//! sector that cannot be read is damage, too; a file that this process cannot open now, for lack of descriptors perhaps, is not. Whoever
+//! finds damage while the node runs sets *distrusted*.
 //!
 //! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, reads every
 //!   byte of the log. What is lost are runs of entries whose indexes are known: from seals, from the headers of batches, from hints.
@@ -190,11 +194,15 @@
 //!   the last entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes
 //!   only for logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are
 //!   removed.
+//! * Where damage hides how far the log went, the floor is the farthest that it can have gone: in the newest term, at the end that the
+//!   manifest gives, or at as many entries as fit the file. The leader of that term lowers it: nobody holds more of the term than it has.
+//!   One of two voters votes for the other all the same, which has whatever was committed.
 //! * If a committed entry has no copy on any node, the nodes that lost it refuse to start, and change nothing.
-//! * If no other node has what was put aside, the way back is to stop the node, to mend the files, and to put `manifest.aside` in the
-//!   place of `manifest`, before the log has reached the floor.
-//! * Damage in hard state, identity or manifest, or in a cluster of one, refuses the start: what was promised, or the data, stands
-//!   nowhere else.
+//! * If no other node has the data, the way back (the file `aside.rs`) is to stop the node, to mend the files, and to rename
+//!   `manifest.aside` to `manifest.back`, before the log has reached the floor. One change of the manifest then lists what it lists; what
+//!   was fetched meanwhile is put aside in its turn, and its last entry becomes the floor.
+//! * Damage in hard state, identity or manifest, a file that holds batches and is not listed, or damage in a cluster of one, refuses the
+//!   start and changes nothing: what was promised, or the data, stands nowhere else.
 //!
 //! # State hash
 //!
@@ -233,7 +241,8 @@
 //! 5. Check that the log reaches as far as any batch or the manifest knew entries to be committed, and that its last term is not
 //!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
 //! 6. Only now write: seal what is torn, remove dropped and never listed segments, and hints that the manifest does not name or that were
-//!    not believed. A file that is not listed and holds a batch is damage.
+//!    not believed. A file that is not listed and holds a batch is damage. One that cannot be opened, and whose number was never listed, is
+//!    left alone: nothing was written to it.
 //!
 //! Whoever only looks ([`inspect`]) takes the same steps and comes to the same judgements without any write or sync, and goes on behind
 //! damage. So bytes that a system has not written out yet count for him as there; a start makes them durable first.
@@ -277,6 +286,7 @@
 //!   the value is read or sent, or by the scrub, and never passed on.
 
 pub mod applier;
+mod aside;
 mod batch;
 mod bytes;
 mod data_file;
@@ -321,6 +331,8 @@ mod tail;
 pub mod writer;
 
 use crate::error::Error;
+use rustix::io::Errno;
+use std::io;
 
 /// Settings of the storage engine.
 #[derive(Clone, Copy, Debug)]
@@ -332,10 +344,31 @@ pub struct Options {
 }
 
 /// What to do about damage; the end of every message about it.
-const REMEDY: &str = "nothing was changed; restore the file from a copy, or the cluster from a backup";
+const REMEDY: &str = "restore the file from a copy, or the cluster from a backup";
+
+/// What an error says, for a caller who knows what to do about it.
+fn without_remedy(error: &Error) -> String {
+    error.to_string().trim_end_matches(REMEDY).trim_end_matches("; ").to_owned()
+}
 
 fn corrupt(file: &str, offset: u64, reason: impl std::fmt::Display) -> Error {
     Error::Corrupt { file: file.to_owned(), offset, reason: format!("{reason}; {REMEDY}") }
+}
+
+/// Whether a failed read says that the disk no longer has the bytes, or has them and knows that they are wrong. Every other error says
+/// something about this process or this moment, and nothing about the file.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ];
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::UnexpectedEof || lost.iter().any(|errno| Some(errno.raw_os_error()) == code)
+}
+
+/// What a failed read of a file at `offset` comes to.
+fn unread(file: &str, offset: u64, source: io::Error) -> Error {
+    if is_lost(&source) {
+        return corrupt(file, offset, format!("it cannot be read: {source}"));
+    }
+    Error::Io { doing: format!("read {file} at {offset}"), source }
 }
 
 fn newer(file: &str, found: u32, known: u32) -> Error {

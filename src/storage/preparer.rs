@@ -19,10 +19,21 @@ const PART: usize = 1 << 20;
 /// Why there is no new segment.
 #[derive(Debug)]
 pub enum PrepareError {
-    /// No room, no quota or no file handles; what was begun has been removed. Text for a person; it can be tried later.
+    /// No room, no quota, no file handles or no memory for a map; what was begun has been removed. Text for a person; it can be tried
+    /// later.
     Full(String),
     /// Anything else: the process must end.
     Fatal(Error),
+}
+
+impl From<Error> for PrepareError {
+    /// What ran out may be there again later; everything else is fatal.
+    fn from(error: Error) -> PrepareError {
+        match &error {
+            Error::Io { source, .. } if is_shortage(source) => PrepareError::Full(error.to_string()),
+            _ => PrepareError::Fatal(error),
+        }
+    }
 }
 
 /// Makes segments.
@@ -49,15 +60,15 @@ impl Preparer {
         let header = SegmentHeader { cluster: self.cluster, node: self.node, id, length, seed: rand::random(), data: false };
         let path = format!("{}/{}", self.disk.path(), file_name(id));
         let temporary = format!("{}.tmp", file_name(header.id));
-        match self.make(&temporary, &header) {
-            Ok(segment) => segment.map(Arc::new).map_err(PrepareError::Fatal),
-            Err(error) => {
-                // Whichever name it has by now. Without room even this may fail; the next start sweeps what is left.
-                let _ = self.disk.remove(&temporary);
-                let _ = self.disk.remove(&file_name(header.id));
-                Err(self.failed(&path, length, error))
-            }
-        }
+        let made = match self.make(&temporary, &header) {
+            Ok(segment) => segment.map(Arc::new).map_err(PrepareError::from),
+            Err(error) => Err(self.failed(&path, length, error)),
+        };
+        made.inspect_err(|_| {
+            // Whichever name it has by now. Without room even this may fail; the next start sweeps what is left.
+            let _ = self.disk.remove(&temporary);
+            let _ = self.disk.remove(&file_name(header.id));
+        })
     }
 
     /// Makes the reserve if it is missing, nobody works in its space, and there is room.
@@ -125,7 +136,7 @@ pub(super) fn is_shortage(error: &io::Error) -> bool {
     if planted(112) {
         return false;
     }
-    let shortage = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE];
+    let shortage = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         || error.raw_os_error().is_some_and(|code| shortage.iter().any(|errno| errno.raw_os_error() == code))
 }

@@ -3,39 +3,38 @@
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.
 //!
-//! The manifest as it was is kept beside the new one, as `manifest.aside`: if no other node has the data, whoever can mend the files puts
-//! it back in place of `manifest` while the node is stopped, and everything is as before.
+//! The manifest as it was is kept beside the new one ([`aside`]): if no other node has the data, whoever can mend the files has it put
+//! back.
 //!
-//! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does a cluster of one,
-//! where nobody else has the data.
+//! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does one with a file of
+//! the log that the manifest does not list, and a cluster of one, where nobody else has the data. Then nothing is changed.
 
+use super::aside;
 use super::batch;
+use super::bytes::NUMBER_MAX;
 use super::disk::Disk;
 use super::manifest::{Manifest, State};
-use super::recovery::open_listed;
+use super::record;
+use super::recovery::{check_term, open_listed};
 use super::scan::header_at;
 use super::segment::{HEADER_BLOCK, Segment};
 use super::state_hash::StateHash;
 use super::tail;
-use super::writer::LogWriter;
+use super::writer::{HARD_STATE_NAME, LogWriter};
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
-use std::io;
-
-/// The manifest as it was before everything was put aside.
-pub(super) const ASIDE: &str = "manifest.aside";
 
 /// Puts everything aside because of `damage`. From here on the log is empty, and this node stands for one that ended at `position`. Fails
 /// with the damage itself if the manifest or the hard state is what is damaged.
 pub(super) fn quarantine(writer: &mut LogWriter, position: EntryId, damage: Error) -> Result<()> {
     let Error::Corrupt { file, .. } = &damage else { return Err(damage) };
-    if file == super::manifest::NAME || file == super::writer::HARD_STATE_NAME {
+    if file == super::manifest::NAME || file == HARD_STATE_NAME {
         return Err(damage);
     }
     let floor = position.max(writer.manifest.floor);
-    log::error!("{damage}");
+    log::error!("{}", super::without_remedy(&damage));
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
-    keep_manifest(&*writer.disk).map_err(Error::io(format!("keep {}/{} as {ASIDE}", writer.disk.path(), super::manifest::NAME)))?;
+    aside::keep(&*writer.disk, &writer.manifest)?;
     for listed in &mut writer.manifest.segments {
         if listed.state != State::Dropped {
             listed.state = State::Quarantined;
@@ -46,44 +45,44 @@ pub(super) fn quarantine(writer: &mut LogWriter, position: EntryId, damage: Erro
     writer.write_manifest()
 }
 
-/// Copies the manifest's file, unless there is a copy from an earlier time, when it still said where everything is.
-fn keep_manifest(disk: &dyn Disk) -> io::Result<()> {
-    if disk.list()?.iter().any(|name| name == ASIDE) {
-        return Ok(());
-    }
-    let file = disk.open(super::manifest::NAME)?;
-    let mut bytes = vec![0; file.length()? as usize];
-    file.read_at(&mut bytes, 0)?;
-    let temporary = format!("{ASIDE}.tmp");
-    let copy = disk.create(&temporary)?;
-    copy.write_at(&[&bytes], 0)?;
-    copy.sync()?;
-    disk.rename(&temporary, ASIDE)?;
-    disk.sync_directory()
-}
-
-/// The last entry that the log may have held, never an older one than it did. If the end of the log is what is damaged, that is the
-/// greatest position of the newest term that this node knows.
-pub(super) fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> EntryId {
-    let unknown = EntryId { term: hard_state.term, index: super::bytes::NUMBER_MAX };
-    let mut last = manifest.base;
+/// The last entry that the log may have held, never an older one than it did. Where batch headers do not tell, it is a position that this
+/// node cannot have passed: the newest term that it knows, at the end that the manifest gives, or at as many entries as fit the file.
+///
+/// Errors: the hard state is behind the log, so that there is no telling what was promised.
+pub(super) fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node: u128, hard_state: &HardState) -> Result<EntryId> {
+    let (mut last, mut untold) = (manifest.base, 0);
     for listed in &manifest.segments {
         let end = match listed.state {
             State::Open => None,
             State::Sealed { last, .. } | State::Hinted { last, .. } => Some(last),
             State::Dropped | State::Quarantined | State::Retired { .. } | State::Data { .. } => continue,
         };
-        let Ok(segment) = open_listed(disk, listed, cluster, node) else { return unknown };
-        match (end, end_of(&segment, end.is_some())) {
+        let found = open_listed(disk, listed, cluster, node).and_then(|segment| end_of(&segment, end.is_some()));
+        match (end, found) {
             // A seal may lie in the middle of a batch, whose term is at least that of the entry before the seal.
-            (Some(end), Ok(Some(found))) => last = last.max(EntryId { index: end, ..found }),
+            (Some(end), Ok(Some(found))) if found.index >= end => last = last.max(EntryId { index: end, ..found }),
+            (Some(end), _) => last = last.max(EntryId { term: hard_state.term, index: end }),
             (None, Ok(Some(found))) => last = last.max(found),
             (None, Ok(None)) => {}
-            _ => return unknown,
+            (None, Err(_)) => untold += listed.length / record::HEADER_BYTES as u64,
         }
     }
-    // A header that says more than this node can have promised is damaged, too.
-    if last.term > hard_state.term || last.index > unknown.index { unknown } else { last }
+    check_term(last, hard_state)?;
+    if untold == 0 {
+        return Ok(last);
+    }
+    // What the headers did not tell follows the greatest index that the manifest or they do.
+    let index = last_index(manifest).max(last.index).saturating_add(untold);
+    Ok(EntryId { term: hard_state.term, index: index.min(NUMBER_MAX) })
+}
+
+/// The greatest index that the manifest names.
+fn last_index(manifest: &Manifest) -> u64 {
+    let ends = manifest.segments.iter().map(|listed| match listed.state {
+        State::Sealed { last, .. } | State::Hinted { last, .. } => last,
+        _ => 0,
+    });
+    ends.fold(manifest.base.index, u64::max)
 }
 
 /// The last entry of a segment by the headers of its batches; `None` if it holds none. An error if what follows the last one could have

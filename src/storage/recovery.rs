@@ -3,6 +3,7 @@
 //! It never cuts, overwrites or repairs.
 
 use super::applier::Applier;
+use super::aside;
 use super::data_file::{Numbers, Owner};
 use super::directory::{Lock, remove_all};
 use super::disk::Disk;
@@ -113,15 +114,17 @@ pub(super) struct Sorted {
 /// Recovers the log that the manifest of `writer` lists. `node` is this directory's uuid.
 /// `alone` is a node that is a cluster of its own: nobody else has its data.
 pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options, alone: bool) -> Result<Recovered> {
+    // Not damage that is put right by putting everything aside: the file would still be in the way, and may hold what was acknowledged.
+    let unlisted = find_unlisted(&writer)?;
     let found = match read_trusted(&mut writer, node, hard_state, options, alone) {
         Err(damage @ Error::Corrupt { .. }) if !alone && !planted(46) => {
-            let position = quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state);
+            let position = quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state)?;
             quarantine(&mut writer, position, damage)?;
             read(&mut writer, node, hard_state, options)?
         }
         found => found?,
     };
-    assemble(writer, node, options, found)
+    assemble(writer, node, options, found, &unlisted)
 }
 
 /// The same for a node that is not alone; but damage, and the writer, are handed back, and nothing is changed.
@@ -131,17 +134,19 @@ pub(super) fn recover_whole(
     hard_state: &HardState,
     options: &Options,
 ) -> Result<std::result::Result<Recovered, (LogWriter, Error)>> {
+    let unlisted = find_unlisted(&writer)?;
     let manifest = writer.manifest.clone();
     match read_trusted(&mut writer, node, hard_state, options, false) {
         Err(damage @ Error::Corrupt { .. }) if !planted(46) => Ok(Err((LogWriter { manifest, ..writer }, damage))),
-        found => assemble(writer, node, options, found?).map(Ok),
+        found => assemble(writer, node, options, found?, &unlisted).map(Ok),
     }
 }
 
 /// Recovers what the manifest lists after everything that was damaged has been put aside.
 pub(super) fn recover_rest(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Recovered> {
+    let unlisted = find_unlisted(&writer)?;
     let found = read(&mut writer, node, hard_state, options)?;
-    assemble(writer, node, options, found)
+    assemble(writer, node, options, found, &unlisted)
 }
 
 /// As [`read`], unless damage was found while the node ran the last time: much of it stands where a start does not look.
@@ -156,7 +161,6 @@ fn read_trusted(writer: &mut LogWriter, node: u128, hard_state: &HardState, opti
 /// What the files say, before anything is changed.
 struct Found {
     sorted: Sorted,
-    unlisted: Vec<String>,
     scan: Scan,
     /// What becomes of interrupted writes.
     edits: Vec<Edit>,
@@ -170,7 +174,6 @@ fn read(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Op
     if planted(100) {
         refuse_longer_segments(&sorted, options)?;
     }
-    let unlisted = find_unlisted(writer)?;
     let (mut scan, believed) = scan_sealed(&*writer.disk, writer.cluster, &writer.manifest, &mut sorted)?;
     for (segment, listed) in &sorted.sealed[believed..] {
         if let State::Hinted { first, last, offset } = listed.state {
@@ -194,13 +197,13 @@ fn read(writer: &mut LogWriter, node: u128, hard_state: &HardState, options: &Op
     }
     active &= scan.segments.back().is_some();
     check_commit(&scan, &writer.manifest)?;
-    check_term(&scan, hard_state)?;
-    Ok(Found { sorted, unlisted, scan, edits, active })
+    check_term(scan.last, hard_state)?;
+    Ok(Found { sorted, scan, edits, active })
 }
 
 /// Seals what was interrupted, sweeps what is not needed, and puts everything together.
-fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) -> Result<Recovered> {
-    let Found { sorted, unlisted, scan, edits, active } = found;
+fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found, unlisted: &Unlisted) -> Result<Recovered> {
+    let Found { sorted, scan, edits, active } = found;
     let (base, base_hash) = (writer.manifest.base, writer.manifest.base_hash);
     let (last, store) = (scan.last, Arc::clone(scan.store()));
     let Scan { segments, terms, configs, applier, chain, commit, unproved, .. } = scan;
@@ -208,15 +211,14 @@ fn assemble(mut writer: LogWriter, node: u128, options: &Options, found: Found) 
     if !edits.is_empty() {
         writer.edit(&edits, commit)?;
     }
-    sweep(&mut writer, &unlisted)?;
-    let listed_last = writer.manifest.last_id;
-    let next_id = unlisted.iter().filter_map(|name| id_of(name).or(data_id_of(name))).fold(listed_last, u32::max) + 1;
+    sweep(&mut writer, &unlisted.removable)?;
+    let next_id = writer.manifest.last_id.max(unlisted.highest) + 1;
     let (disk, cluster, numbers) = (Arc::clone(&writer.disk), writer.cluster, Arc::new(Numbers::new(next_id)));
     let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes)?;
     let hinter = Hinter { disk: Arc::clone(&disk), reserve: Arc::clone(&reserve) };
     let owner = Owner { disk: Arc::clone(&disk), cluster, node, numbers: Arc::clone(&numbers) };
     let scrubber = Scrubber { disk: Arc::clone(&disk) };
-    let snapshots = SnapshotMaker { owner: owner.clone() };
+    let snapshots = SnapshotMaker { owner: owner.clone(), reserve: Arc::clone(&reserve) };
     let merger = Merger { owner, store: Arc::clone(&store), reserve: Arc::clone(&reserve) };
     let preparer = Preparer { disk, cluster, node, segment_bytes: options.segment_bytes, numbers, reserve };
     let mut log = Log {
@@ -435,34 +437,52 @@ impl Sorted {
     }
 }
 
+/// Files that the manifest does not list.
+#[derive(Default)]
+struct Unlisted {
+    /// Those that nobody needs.
+    removable: Vec<String>,
+    /// The highest number among all of them.
+    highest: u32,
+}
+
 /// Segment files that the manifest does not know of: the preparer's process died before they were listed. None can hold a batch.
-fn find_unlisted(writer: &LogWriter) -> Result<Vec<String>> {
+fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     let listed = |id| writer.manifest.segments.iter().any(|listed| listed.id == id);
-    let mut unlisted = Vec::new();
+    let mut unlisted = Unlisted::default();
     for name in names {
-        if data_id_of(&name).is_some_and(|id| !listed(id)) {
+        if let Some(id) = data_id_of(&name).filter(|id| !listed(*id)) {
             // A merge that did not come to its end. What it copied stands in its inputs.
-            unlisted.push(name);
+            unlisted.highest = unlisted.highest.max(id);
+            unlisted.removable.push(name);
             continue;
         }
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
-        check_unlisted(&*writer.disk, id, writer.cluster)?;
-        unlisted.push(name);
+        unlisted.highest = unlisted.highest.max(id);
+        if may_be_removed(&*writer.disk, id, writer.cluster, writer.manifest.last_id)? {
+            unlisted.removable.push(name);
+        } else {
+            log::warn!("{name} was never listed, so nothing was written to it, and its header is damaged; it is left alone, remove it");
+        }
     }
     Ok(unlisted)
 }
 
-/// Whether a segment that nobody lists may be removed.
-pub(super) fn check_unlisted(disk: &dyn Disk, id: u32, cluster: u128) -> Result<()> {
+/// Whether a segment that nobody lists may be removed: it holds nothing. `last_id` is the highest number that was ever listed; one above
+/// that was never written to, so it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
+pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128, last_id: u32) -> Result<bool> {
     let name = file_name(id);
     if id > manifest::ID_MAX {
         return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
     }
-    let segment = Segment::open(disk, id, cluster)?;
+    let segment = match Segment::open(disk, id, cluster) {
+        Err(Error::Corrupt { .. }) if id > last_id => return Ok(false),
+        opened => opened?,
+    };
     match tail::find_batch(&segment, HEADER_BLOCK)? {
         Some(at) => Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME))),
-        None => Ok(()),
+        None => Ok(true),
     }
 }
 
@@ -476,15 +496,16 @@ pub(super) fn check_commit(scan: &Scan, manifest: &Manifest) -> Result<()> {
 }
 
 /// Whether the hard state has seen the terms that the log holds.
-pub(super) fn check_term(scan: &Scan, hard_state: &HardState) -> Result<()> {
-    if scan.last.term > hard_state.term {
-        let reason = format!("it says term {}, but the log holds entry {}", hard_state.term, scan.last);
+pub(super) fn check_term(last: EntryId, hard_state: &HardState) -> Result<()> {
+    if last.term > hard_state.term {
+        let reason = format!("it says term {}, but the log holds entry {last}", hard_state.term);
         return Err(super::corrupt(super::writer::HARD_STATE_NAME, 0, reason));
     }
     Ok(())
 }
 
-/// Removes files that hold nothing: dropped segments, then their entries in the manifest, and unlisted ones.
+/// Removes files that nobody needs: dropped segments, then their entries in the manifest, unlisted ones, and the list of what is no longer
+/// aside.
 fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     let names = writer.disk.list().map_err(Error::io(format!("list {}", writer.disk.path())))?;
     let dropped = writer.manifest.segments.iter().filter(|listed| listed.state == State::Dropped);
@@ -492,7 +513,9 @@ fn sweep(writer: &mut LogWriter, unlisted: &[String]) -> Result<()> {
     // A hint counts only once the manifest names it.
     let hinted = |id| writer.manifest.segments.iter().any(|listed| listed.id == id && listed.state.has_hint());
     let stray = |name: &String| hint::id_of(name).is_some_and(|id| !hinted(id));
-    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name));
+    // A power cut may have brought the list back after what it lists was given up.
+    let outdated = |name: &String| name == aside::NAME && writer.manifest.floor == EntryId::default();
+    let present = names.iter().filter(|name| dropped.contains(name) || unlisted.contains(name) || stray(name) || outdated(name));
     remove_all(&*writer.disk, &present.map(String::as_str).collect::<Vec<_>>())?;
     if !dropped.is_empty() {
         writer.manifest.segments.retain(|listed| listed.state != State::Dropped);

@@ -44,15 +44,16 @@ impl Restorer {
         assert!(last.index > 0 && last.term > 0, "a state behind the entry {last} is restored");
         node_of(&founding, id)?;
         let path = disk.path();
+        // Before it is looked at, so that no other process fills it behind the look.
+        let lock = disk.lock(LOCK).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::Directory(format!("data directory {path} is in use by another process; stop it")),
+            _ => Error::Io { doing: format!("lock {path}/{LOCK}"), source },
+        })?;
         let names = disk.list().map_err(Error::io(format!("list {path}")))?;
         if let Some(name) = names.iter().find(|name| *name != LOCK) {
             let remedy = "a restore needs an empty one: name another one, or remove its content if nobody needs it";
             return Err(Error::Directory(format!("data directory {path} is not empty, it holds {name}: {remedy}")));
         }
-        let lock = disk.lock(LOCK).map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => Error::Directory(format!("data directory {path} is in use by another process; stop it")),
-            _ => Error::Io { doing: format!("lock {path}/{LOCK}"), source },
-        })?;
         let own = founding.members.iter().find(|member| member.id == id);
         let node = own.map_or(0, |member| member.uuid);
         let hard_state = encode_hard_state(&HardState { term: last.term, vote: None });

@@ -4,6 +4,7 @@
 use super::log::Log;
 use super::merge::{File, MergeJob, Merged};
 use super::segment::{HEADER_BLOCK, Segment};
+use super::snapshot::OldState;
 use super::state_hash::StateHash;
 use crate::raft::EntryId;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ const GARBAGE_PERCENT: u64 = 40;
 const INPUTS_MAX: usize = 32;
 /// So many files that are each smaller than an eighth of an output are merged into one.
 const SMALL_FILES: usize = 8;
+/// What a merge may write is halved so often at most: then it takes one file.
+const SHORT_MAX: u32 = 16;
 /// Records that delete are looked at again when so many files have come or gone since the last time.
 const CHANGES_BETWEEN: u64 = 4;
 
@@ -33,19 +36,31 @@ impl Retirement {
     }
 }
 
-/// Files that nobody needs any more, to be closed and removed where somebody may wait for it.
+/// What nobody needs any more, to be closed, removed and given back where somebody may wait for it.
 #[derive(Debug, Default)]
-pub struct Discarded(pub(super) Vec<Arc<Segment>>);
+pub struct Discarded {
+    pub(super) files: Vec<Arc<Segment>>,
+    pub(super) states: Vec<OldState>,
+    /// Numbers of files that were put aside because of damage, and that nobody has open.
+    pub(super) put_aside: Vec<u32>,
+}
 
 impl Discarded {
+    /// What was put aside because of damage and is not needed any more, by its numbers; and the list of it.
+    pub fn put_aside(ids: Vec<u32>) -> Discarded {
+        Discarded { put_aside: ids, ..Discarded::default() }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.files.is_empty() && self.states.is_empty() && self.put_aside.is_empty()
     }
 
     /// Adds others.
     pub fn add(&mut self, others: Discarded) {
-        self.0.extend(others.0);
+        self.files.extend(others.files);
+        self.states.extend(others.states);
+        self.put_aside.extend(others.put_aside);
     }
 }
 
@@ -56,12 +71,19 @@ pub(super) struct MergeState {
     changes: u64,
     /// What it was when records that delete were last looked at.
     looked: u64,
+    /// How often in a row there was no room for what a merge would have written: each time less is picked.
+    short: u32,
 }
 
 impl Log {
     /// Length of the log's segments in bytes, without prepared ones.
     pub fn log_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.segment.length()).sum()
+    }
+
+    /// About what a segment of the usual size takes, in bytes.
+    pub fn usual_bytes(&self) -> u64 {
+        self.usual_capacity
     }
 
     /// The oldest segments, if they may leave the log: they have hints, at least `retain` bytes of log stay, and so does every entry from
@@ -111,25 +133,32 @@ impl Log {
 
     pub(super) fn merged(&mut self, merged: &Merged) {
         for id in &merged.inputs {
-            self.leaving.extend(self.files.remove(id).map(|file| file.segment));
+            self.leaving.extend(self.files.remove(id).map(|file| file.segment).inspect(|segment| segment.give_up()));
             self.store.forget_segment(*id);
         }
         for output in &merged.outputs {
             self.files.insert(output.segment.id(), output.clone());
         }
         self.merging.changes += 1;
+        self.merging.short = self.merging.short.saturating_sub(1);
     }
 
     /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
     pub fn take_discardable(&mut self) -> Discarded {
         // A snapshot that is being read holds its files, whose hints would be gone with them.
-        Discarded(self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect())
+        let files = self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect();
+        Discarded { files, ..Discarded::default() }
     }
 
     /// Bytes of files outside the log, and what a merge of all of them would leave of it.
     pub fn file_bytes(&self) -> (u64, u64) {
         let live = self.store.live_of(self.files.keys().copied());
         (self.files.values().map(|file| file.segment.length()).sum(), live.iter().sum())
+    }
+
+    /// The last merge that was picked has found no room for its outputs: the next ones are to write less, until there is more again.
+    pub fn merge_had_no_room(&mut self) {
+        self.merging.short = (self.merging.short + 1).min(SHORT_MAX);
     }
 
     /// Files that should be merged now, if there are any: those of which little is needed, or many small ones, or those that consist of
@@ -143,9 +172,10 @@ impl Log {
         let (deletions, needed) =
             files.iter().fold((0, 0), |(deletions, needed), (file, live)| (deletions + file.deletions, needed + live));
         let deleted = changed && deletions > output_bytes.max(needed / 4);
-        let mut picked = pick_by_garbage(&files, output_bytes, deleted);
+        let budget = output_bytes >> self.merging.short;
+        let mut picked = pick_by_garbage(&files, budget, deleted);
         if picked.is_empty() {
-            picked = pick_small(&files, output_bytes);
+            picked = pick_small(&files, output_bytes, budget);
         } else if deleted {
             self.merging.looked = self.merging.changes;
         }
@@ -157,8 +187,8 @@ impl Log {
     }
 }
 
-/// The files with the greatest part of garbage, as many as make about one output.
-fn pick_by_garbage(files: &[(&File, u64)], output_bytes: u64, deletions_too: bool) -> Vec<u32> {
+/// The files with the greatest part of garbage, as many as leave about `budget` bytes.
+fn pick_by_garbage(files: &[(&File, u64)], budget: u64, deletions_too: bool) -> Vec<u32> {
     let mut picks: Vec<(u64, u64, u32)> = Vec::new();
     for (file, live) in files {
         let needed = live + if deletions_too { 0 } else { file.deletions };
@@ -169,10 +199,10 @@ fn pick_by_garbage(files: &[(&File, u64)], output_bytes: u64, deletions_too: boo
         }
     }
     picks.sort_unstable_by(|a, b| b.cmp(a));
-    take_for_one_output(picks.into_iter().map(|(_, needed, id)| (needed, id)), output_bytes)
+    take_within(picks.into_iter().map(|(_, needed, id)| (needed, id)), budget)
 }
 
-fn pick_small(files: &[(&File, u64)], output_bytes: u64) -> Vec<u32> {
+fn pick_small(files: &[(&File, u64)], output_bytes: u64, budget: u64) -> Vec<u32> {
     let mut small: Vec<(u64, u32)> = Vec::new();
     for (file, live) in files.iter().filter(|(file, _)| file.segment.length() < output_bytes / 8) {
         small.push((live + file.deletions, file.segment.id()));
@@ -181,11 +211,12 @@ fn pick_small(files: &[(&File, u64)], output_bytes: u64) -> Vec<u32> {
         return Vec::new();
     }
     small.sort_unstable();
-    take_for_one_output(small.into_iter(), output_bytes)
+    take_within(small.into_iter(), budget)
 }
 
-fn take_for_one_output(picks: impl Iterator<Item = (u64, u32)>, output_bytes: u64) -> Vec<u32> {
-    let mut left = output_bytes;
+/// The first picks that leave no more than `budget` bytes between them, and at least one.
+fn take_within(picks: impl Iterator<Item = (u64, u32)>, budget: u64) -> Vec<u32> {
+    let mut left = budget;
     let mut ids = Vec::new();
     for (needed, id) in picks.take(INPUTS_MAX) {
         if needed > left && !ids.is_empty() {

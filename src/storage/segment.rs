@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Size of the header block in front of the first batch.
 pub(super) const HEADER_BLOCK: u64 = 4096;
@@ -69,7 +69,7 @@ impl SegmentHeader {
             return Err(corrupt(format!("the file has {actual} bytes, fewer than its header block of {HEADER_BLOCK}")));
         }
         let mut block = vec![0; HEADER_BLOCK as usize];
-        file.read_at(&mut block, 0).map_err(Error::io(format!("read {name} at 0")))?;
+        file.read_at(&mut block, 0).map_err(|source| super::unread(name, 0, source))?;
         let mut fields = super::bytes::Fields::new(&block);
         let truncated = || super::corrupt(name, 0, "the header block is too short");
         let magic = fields.slice(8).ok_or_else(truncated)?;
@@ -198,6 +198,8 @@ pub struct Segment {
     file: Arc<dyn DiskFile>,
     mapping: Arc<dyn Mapping>,
     written: AtomicU64,
+    /// The manifest does not name it any more.
+    given_up: AtomicBool,
     /// In order of their offsets. The lock is held for a push, a pop or a clone, never over I/O.
     staging: Mutex<VecDeque<Arc<Chunk>>>,
 }
@@ -213,7 +215,18 @@ impl Segment {
     pub(super) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader, header_crc: u32, written: u64) -> Result<Segment> {
         let name = header.name();
         let mapping = file.map().map_err(Error::io(format!("map {name}")))?;
-        Ok(Segment { header, header_crc, name, file, mapping, written: AtomicU64::new(written), staging: Mutex::default() })
+        let (written, given_up) = (AtomicU64::new(written), AtomicBool::new(false));
+        Ok(Segment { header, header_crc, name, file, mapping, written, given_up, staging: Mutex::default() })
+    }
+
+    /// Notes that the manifest does not name it any more. Whoever reads it may go on.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether the manifest does not name it any more: damage in it harms nobody.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Opens a listed segment and checks its header block and length.
@@ -229,7 +242,7 @@ impl Segment {
     fn open_named(disk: &dyn Disk, name: String, cluster: u128, written: u64) -> Result<Segment> {
         let file = disk.open(&name).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => super::corrupt(&name, 0, "the manifest lists this file, and it is missing"),
-            _ => Error::Io { doing: format!("open {name}"), source },
+            _ => super::unread(&name, 0, source),
         })?;
         let (header, crc) = SegmentHeader::read(&*file, &name, cluster)?;
         Segment::new(file, header, crc, written)
@@ -345,9 +358,9 @@ impl Segment {
         Ok(true)
     }
 
-    /// Fills `buffer` from the file itself; an unreadable sector is an error here and would be a SIGBUS under the map.
+    /// Fills `buffer` from the file itself; an unreadable sector is damage here and would be a SIGBUS under the map.
     pub(super) fn read_file(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_at(buffer, offset).map_err(|source| Error::Io { doing: format!("read {} at {offset}", self.name), source })
+        self.file.read_at(buffer, offset).map_err(|source| super::unread(&self.name, offset, source))
     }
 }
 

@@ -141,6 +141,8 @@ struct State {
     off: bool,
     random: u64,
     faults: Vec<Fault>,
+    /// Files whose name contains this cannot be opened.
+    refused: Option<(String, Errno)>,
     operations: u64,
     record: Option<Vec<Operation>>,
     holds: Vec<(String, Hold)>,
@@ -157,6 +159,7 @@ impl SimulatedDisk {
             off: false,
             random: seed,
             faults: Vec::new(),
+            refused: None,
             operations: 0,
             record: None,
             holds: Vec::new(),
@@ -323,6 +326,11 @@ impl SimulatedDisk {
         let inode = state.image.find(name)?;
         state.image.inode_mut(inode).truncate(length);
         Ok(())
+    }
+
+    /// Existing files whose name contains this cannot be opened from now on, whoever asks; `None` lifts that.
+    pub fn refuse_to_open(&self, refused: Option<(&str, Errno)>) {
+        self.state().refused = refused.map(|(name, errno)| (name.to_owned(), errno));
     }
 
     /// Reads of the sector at `offset` fail with EIO (through a map: panic, in place of SIGBUS) until it is written again.

@@ -14,9 +14,10 @@ use super::merge::{self, File};
 use super::preparer::is_shortage;
 use super::record;
 use super::recovery;
+use super::reserve::Reserve;
 use super::retire::Discarded;
 use super::scan::Window;
-use super::segment::Segment;
+use super::segment::{HEADER_BLOCK, Segment};
 use super::state::State;
 use super::state_hash::StateHash;
 use crate::error::{Error, Result};
@@ -34,12 +35,19 @@ pub struct Snapshot {
     /// The hash of the state behind it.
     pub hash: StateHash,
     files: Vec<File>,
+    least_bytes: u64,
 }
 
 impl Snapshot {
     /// Bytes of all files: at least as many as will be read.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.end).sum()
+    }
+
+    /// Bytes of the records that will be read at least: of a segment of the log nobody has counted what its hint names, but only what is in
+    /// force.
+    pub fn least_bytes(&self) -> u64 {
+        self.least_bytes
     }
 
     /// How many files it consists of.
@@ -72,7 +80,10 @@ impl Log {
         let files: Vec<File> = self.files.values().cloned().chain(from_log).collect();
         let index = self.hinted();
         let last = EntryId { term: self.term_of(index), index };
-        (index > 0).then(|| Snapshot { last, hash: self.hinted_hash(), files })
+        let live = self.store.live_of(files.iter().map(|file| file.segment.id()));
+        let whole = |file: &File| file.segment.header().data.then(|| file.end - HEADER_BLOCK);
+        let least_bytes = files.iter().zip(live).map(|(file, live)| whole(file).unwrap_or(live)).sum();
+        (index > 0).then(|| Snapshot { last, hash: self.hinted_hash(), files, least_bytes })
     }
 }
 
@@ -179,10 +190,22 @@ pub enum SnapshotError {
     Fatal(Error),
 }
 
+impl From<Error> for SnapshotError {
+    /// Nothing that was received counts yet, so damage in it says nothing about what this node has.
+    fn from(error: Error) -> SnapshotError {
+        match &error {
+            Error::Corrupt { .. } => SnapshotError::Bad(error.to_string()),
+            Error::Io { source, .. } if is_shortage(source) => SnapshotError::Full(error.to_string()),
+            _ => SnapshotError::Fatal(error),
+        }
+    }
+}
+
 /// Reads snapshots of this node, and makes data files of those of others.
 #[derive(Clone, Debug)]
 pub struct SnapshotMaker {
     pub(super) owner: Owner,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 /// Makes data files of a snapshot's records. What was made is removed unless it is finished.
@@ -211,9 +234,11 @@ pub struct Received {
 }
 
 impl Received {
-    /// Its files, which are not wanted.
+    /// Its files and its index, which are not wanted.
     pub fn discard(self) -> Discarded {
-        Discarded(self.files.into_iter().map(|file| file.segment).collect())
+        let Received { files, state, .. } = self;
+        let files = files.into_iter().map(|file| file.segment).collect();
+        Discarded { files, states: vec![OldState(Box::new(state))], ..Discarded::default() }
     }
 }
 
@@ -251,6 +276,7 @@ impl Log {
         self.prepared.iter().for_each(|segment| self.store.register_segment(Arc::clone(segment)));
         self.leaving.extend(self.segments.drain(..).map(|holder| holder.segment));
         self.leaving.extend(std::mem::take(&mut self.files).into_values().map(|file| file.segment));
+        self.leaving.iter().for_each(|segment| segment.give_up());
         self.files = files.into_iter().map(|file| (file.segment.id(), file)).collect();
         (self.base, self.base_hash) = (last, hash);
         (self.durable, self.in_flight) = (last.index, 0);
@@ -269,6 +295,18 @@ impl SnapshotMaker {
     /// Reads a snapshot of this node from `at` on.
     pub fn read(&self, snapshot: Snapshot, at: Position) -> SnapshotReader {
         SnapshotReader { disk: Arc::clone(&self.owner.disk), snapshot, at, opened: None }
+    }
+
+    /// Whether there is room for received records of so many bytes besides the reserve; text for a person.
+    pub fn check_room(&self, bytes: u64) -> std::result::Result<(), String> {
+        // Where it is not known, the first write says so.
+        let free = self.owner.disk.free_bytes().unwrap_or(u64::MAX);
+        let missing = self.reserve.missing();
+        if free >= bytes.saturating_add(missing) {
+            return Ok(());
+        }
+        let reserve = if missing > 0 { format!(" and the reserve {missing}") } else { String::new() };
+        Err(format!("its records need {bytes} bytes{reserve}, the file system of {} has {free} left", self.owner.disk.path()))
     }
 
     /// Begins to take a snapshot in, of the state behind `last` with this hash.
@@ -331,11 +369,7 @@ impl SnapshotWriter {
 
     fn finish_file(&mut self) -> std::result::Result<(), SnapshotError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        match writer.finish().map_err(|error| failure(&*self.owner.disk, error))? {
-            Ok(file) => self.files.push(file),
-            Err(Error::Corrupt { reason, .. }) => return Err(SnapshotError::Bad(reason)),
-            Err(error) => return Err(SnapshotError::Fatal(error)),
-        }
+        self.files.push(writer.finish().map_err(|error| failure(&*self.owner.disk, error))??);
         Ok(())
     }
 
@@ -343,7 +377,7 @@ impl SnapshotWriter {
     pub fn finish(mut self) -> std::result::Result<Received, SnapshotError> {
         self.finish_file()?;
         let files: Vec<File> = self.files.iter().cloned().map(File::from).collect();
-        let state = recovery::load_files(&*self.owner.disk, &files).map_err(SnapshotError::Fatal)?;
+        let state = recovery::load_files(&*self.owner.disk, &files)?;
         self.files.clear();
         Ok(Received { last: self.last, hash: self.hash, files, state })
     }
@@ -359,9 +393,5 @@ impl Drop for SnapshotWriter {
 }
 
 fn failure(disk: &dyn Disk, error: std::io::Error) -> SnapshotError {
-    let doing = format!("write a received file in {}", disk.path());
-    if is_shortage(&error) {
-        return SnapshotError::Full(format!("cannot {doing}: {error}"));
-    }
-    SnapshotError::Fatal(Error::Io { doing, source: error })
+    Error::Io { doing: format!("write a received file in {}", disk.path()), source: error }.into()
 }

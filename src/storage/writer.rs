@@ -4,13 +4,12 @@
 
 use super::batch::{self, BatchHeader};
 use super::disk::Disk;
-use super::hint::hint_name;
 use super::hinter::Hinted;
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merged};
 use super::record;
 use super::retire::Retirement;
-use super::segment::{Chunk, Segment, data_name, file_name};
+use super::segment::{Chunk, Segment, file_name};
 use super::slots::SlotFile;
 use super::snapshot::Installation;
 use crate::bugbank::planted;
@@ -89,10 +88,12 @@ pub enum Completion {
     Installed,
     /// The next start will not go on with these files.
     Distrusted,
-    /// There is no floor any more, and nothing is put aside.
-    Healed,
+    /// There is no floor any more, and nothing is put aside: these files, by their numbers, may be removed.
+    Healed(Vec<u32>),
     /// Taken note of.
     Forgotten,
+    /// Nothing was done.
+    Stopped,
     /// The segment may be given to the log.
     Listed(Arc<Segment>),
     /// A segment could not be listed and has been removed again; text for a person. Nothing was lost, and it can be tried later.
@@ -209,16 +210,15 @@ impl LogWriter {
                 self.install(&installation)?;
                 Ok(Completion::Installed)
             }
-            Job::Stop => Ok(Completion::Forgotten),
+            Job::Stop => Ok(Completion::Stopped),
             Job::Distrust => {
-                self.manifest.distrusted = true;
-                self.write_manifest()?;
+                // Whoever meets the damage says so, again and again; it is remembered once.
+                if !std::mem::replace(&mut self.manifest.distrusted, true) {
+                    self.write_manifest()?;
+                }
                 Ok(Completion::Distrusted)
             }
-            Job::Heal => {
-                self.heal()?;
-                Ok(Completion::Healed)
-            }
+            Job::Heal => Ok(Completion::Healed(self.heal()?)),
             Job::Forget(ids) => {
                 self.manifest.segments.retain(|listed| !ids.contains(&listed.id));
                 Ok(Completion::Forgotten)
@@ -249,10 +249,11 @@ impl LogWriter {
         self.write_manifest()
     }
 
-    /// From here on a start reads the outputs instead of the inputs.
+    /// From here on a start reads the outputs instead of the inputs. What they leave out was judged while further segments got hints, and
+    /// records of keys that are deleted in these may have been left out, too: all hints of now are needed from here on.
     fn merge(&mut self, merged: &Merged) -> Result<()> {
         self.replace(&merged.inputs, &merged.outputs)?;
-        self.manifest.decided = self.manifest.decided.max(merged.hinted);
+        self.manifest.decided = self.manifest.decided.max(merged.hinted).max(self.manifest.hinted());
         self.write_manifest()
     }
 
@@ -264,21 +265,14 @@ impl LogWriter {
         self.write_manifest()
     }
 
-    /// Gives up what was put aside.
-    fn heal(&mut self) -> Result<()> {
+    /// Gives up what was put aside. The files, which are many, are removed elsewhere.
+    fn heal(&mut self) -> Result<Vec<u32>> {
         let aside: Vec<u32> =
             self.manifest.segments.iter().filter(|listed| listed.state == State::Quarantined).map(|listed| listed.id).collect();
         self.manifest.floor = EntryId::default();
         aside.iter().for_each(|id| self.manifest.find(*id).state = State::Dropped);
         self.write_manifest()?;
-        // Whether the removal works, or survives, does not matter: the next start sweeps what is left.
-        let _ = self.disk.remove(super::quarantine::ASIDE);
-        for id in aside {
-            for name in [file_name(id), data_name(id), hint_name(id)] {
-                let _ = self.disk.remove(&name);
-            }
-        }
-        Ok(())
+        Ok(aside)
     }
 
     /// Drops some files and lists data files.

@@ -90,6 +90,23 @@ fn a_damaged_node_is_filled_again_and_counts_as_before() {
 }
 
 #[test]
+fn one_of_two_nodes_that_does_not_know_how_far_its_log_went_is_filled_again() {
+    let mut cluster = Cluster::started(2);
+    let mut client = cluster.client(PATIENCE);
+    for number in 0..KEYS {
+        client.set(format!("key {number}").as_bytes(), &value(number)).expect("the cluster works");
+    }
+    let (leader, _) = cluster.wait_leader();
+    cluster.wait_caught_up(leader);
+    cluster.stop_all();
+    let damaged = 1 - leader;
+    std::fs::remove_file(&cluster.nodes[damaged].segments()[0]).expect("it is ours");
+    cluster.start_all();
+    wait_healed(&cluster, damaged);
+    assert_all_there(&cluster);
+}
+
+#[test]
 fn two_nodes_damaged_at_different_places_are_filled_by_the_third() {
     let mut cluster = stopped_with_values(KEYS);
     damage(&cluster, 0, 3);

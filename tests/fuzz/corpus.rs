@@ -82,6 +82,8 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
         Message::SnapshotReply { matched: 9 },
         Message::TimeoutNow,
         Message::Arriving,
+        Message::LastIndex { token: 6 },
+        Message::LastIndexReply { token: 6, index: 9 },
     ];
     let mut small = vec![0];
     peer::encode_keepalive(&mut small).expect("within limits");

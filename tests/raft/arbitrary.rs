@@ -51,6 +51,8 @@ fn message() -> impl Strategy<Value = Message> {
         1 => small(9).prop_map(|matched| Message::SnapshotReply { matched }),
         1 => Just(Message::TimeoutNow),
         1 => Just(Message::Arriving),
+        1 => small(4).prop_map(|token| Message::LastIndex { token }),
+        1 => (small(4), small(9)).prop_map(|(token, index)| Message::LastIndexReply { token, index }),
     ]
 }
 

@@ -187,6 +187,10 @@ impl Cluster {
         self.core(id, |node| node.set_disk(able, stalled));
     }
 
+    pub(crate) fn set_floor(&mut self, id: NodeId, floor: EntryId) {
+        self.core(id, |node| node.set_floor(floor));
+    }
+
     pub(crate) fn set_short(&mut self, id: NodeId, short: bool) {
         self.core(id, |node| node.set_short(short));
     }
@@ -352,8 +356,9 @@ impl Cluster {
         let voters: Vec<String> = node.config().voters.iter().map(NodeId::to_string).collect();
         let vote = host.storing.map_or(host.disk.hard_state, |(_, state)| state).vote;
         let (term, last, commit, durable) = (node.term(), node.last(), node.commit(), node.durable());
+        let floor = if node.floor().term > 0 { format!(" floor={}", node.floor()) } else { String::new() };
         format!(
-            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} voters={} log={}",
+            "role={role} term={term} vote={} leader={} last={last} commit={commit} durable={durable} voters={} log={}{floor}",
             name(vote),
             name(node.leader()),
             voters.join(","),
@@ -395,6 +400,9 @@ pub(crate) fn describe(packet: &Packet) -> String {
         Message::SnapshotReply { matched } => format!("SnapshotReply matched={matched}"),
         Message::TimeoutNow => "TimeoutNow".to_string(),
         Message::Arriving => "Arriving".to_string(),
+        // Random, so that scripts do not depend on it.
+        Message::LastIndex { .. } => "LastIndex".to_string(),
+        Message::LastIndexReply { index, .. } => format!("LastIndexReply index={index}"),
     };
     format!("{from} → {to} term={term} {text}")
 }

@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use apexkv::raft::{Config, NodeId};
+use apexkv::raft::{Config, EntryId, NodeId};
 
 use super::network::Link;
 
@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Arriving(NodeId, NodeId),
     /// `short ID`, `ample ID`: it refuses clients' records for lack of room and says so to the core, or takes them again.
     Short(NodeId, bool),
+    /// `floor ID TERM INDEX`: its log once ended there, at the latest, and was lost.
+    Floor(NodeId, EntryId),
     /// `compact ID INDEX`: the records up to there go into files.
     Compact(NodeId, u64),
     /// `show`: the state of all.
@@ -219,6 +221,7 @@ fn parse_command(words: &mut Words<'_>) -> Parsed<Command> {
         "works" => Command::Stalled(words.id()?, false),
         "arriving" => Command::Arriving(words.id()?, words.id()?),
         "short" => Command::Short(words.id()?, true),
+        "floor" => Command::Floor(words.id()?, EntryId { term: words.number()?, index: words.number()? }),
         "ample" => Command::Short(words.id()?, false),
         "compact" => Command::Compact(words.id()?, words.number()?),
         "show" => Command::Show,

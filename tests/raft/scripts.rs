@@ -118,6 +118,7 @@ impl Script {
             Command::Room(id, room) => self.cluster.host_mut(id).room = room,
             Command::Stalled(id, stalled) => self.cluster.set_disk(id, !stalled, stalled),
             Command::Short(id, short) => self.cluster.set_short(id, short),
+            Command::Floor(id, floor) => self.cluster.set_floor(id, floor),
             other => unreachable!("{other:?} is no command for the core"),
         }
     }

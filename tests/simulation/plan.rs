@@ -245,6 +245,8 @@ impl Plan {
         }
         let some = random.below(4) * self.segment_bytes;
         self.limits.retain_log_bytes = *random.pick(&[u64::MAX, some, some, some]);
+        // Against logs and segments so small, every transfer creeps.
+        self.limits.pinned_log_factor = u64::MAX;
         self.limits.merge_look_ms = random.spread((1, 500));
         self.chunk_bytes = random.spread((1, 64 << 10));
         self.chunk_pause = (1, random.spread((1, 300 * MILLISECOND)));

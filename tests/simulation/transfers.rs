@@ -135,13 +135,15 @@ impl World {
         }
     }
 
-    /// What comes behind a snapshot on its way stays in the log of the leader that sends it: else the next one would be needed at once.
+    /// What comes behind a snapshot on its way stays in the log of the leader that sends it, unless its disk was full: else the next one
+    /// would be needed at once.
     fn check_rest(&self, number: usize) {
         let Transfer { from, term, snapshot, .. } = &self.transfers[number];
         let (Some(process), Some(snapshot)) = (&self.members[*from].process, snapshot) else { return };
         let core = process.replica.node();
         let base = core.outline().base().index;
-        let kept = !core.is_leader() || core.term() != *term || base <= snapshot.last.index;
+        let full = self.members[*from].full_until > 0;
+        let kept = full || !core.is_leader() || core.term() != *term || base <= snapshot.last.index;
         assert!(kept, "the log of {from} begins behind {base} while a snapshot up to {} is on its way", snapshot.last);
     }
 

@@ -65,8 +65,13 @@ impl<'a, 'b> Walk<'a, 'b> {
                 self.inspection.finished(&name);
             }
             let Some(id) = id_of(&name).filter(|id| !manifest.segments.iter().any(|listed| listed.id == *id)) else { continue };
-            match recovery::check_unlisted(self.inspection.disk, id, self.cluster) {
-                Ok(()) => self.inspection.note(&name, None, "the manifest does not list it, and it holds nothing; a start removes it"),
+            match recovery::may_be_removed(self.inspection.disk, id, self.cluster, manifest.last_id) {
+                Ok(false) => {
+                    let text =
+                        "its header is damaged, but it was never listed, so nothing was written to it; a start leaves it alone, remove it";
+                    self.inspection.note(&name, None, text);
+                }
+                Ok(true) => self.inspection.note(&name, None, "the manifest does not list it, and it holds nothing; a start removes it"),
                 Err(error) => self.inspection.damage(&name, error),
             }
             self.inspection.finished(&name);
@@ -346,7 +351,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     /// Holds the end of the log against the other files, and sums up.
     fn finish(&mut self, mut scan: Scan, manifest: &Manifest, sorted: &Sorted) -> Scan {
         if let Some(state) = self.inspection.report.hard_state
-            && let Err(error) = recovery::check_term(&scan, &state)
+            && let Err(error) = recovery::check_term(scan.last, &state)
         {
             self.inspection.damage(crate::storage::writer::HARD_STATE_NAME, error);
         }

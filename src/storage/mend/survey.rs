@@ -9,8 +9,8 @@ use crate::storage::disk::Disk;
 use crate::storage::hint;
 use crate::storage::manifest::{Listed, Manifest, State};
 use crate::storage::merge::File;
-use crate::storage::recovery::{check_unlisted, open_listed};
-use crate::storage::segment::{HEADER_BLOCK, Segment, data_name, file_name, id_of};
+use crate::storage::recovery::open_listed;
+use crate::storage::segment::{HEADER_BLOCK, Segment};
 use crate::storage::tail;
 use std::sync::Arc;
 
@@ -52,7 +52,6 @@ impl Survey {
             surveyor.hinder(crate::storage::corrupt(crate::storage::manifest::NAME, 0, format!("the log begins behind {base}")));
         }
         surveyor.files()?;
-        surveyor.unlisted()?;
         surveyor.sealed()?;
         surveyor.open()?;
         surveyor.unproved_end();
@@ -117,24 +116,8 @@ impl Surveyor<'_> {
                 file.hint(self.disk)
             });
             // A part of such a file that cannot be read is damage as well.
-            let name = if matches!(listed.state, State::Data { .. }) { data_name(listed.id) } else { file_name(listed.id) };
-            let checked = match checked {
-                Err(Error::Io { doing, source }) => Err(crate::storage::corrupt(&name, 0, format!("cannot {doing}: {source}"))),
-                other => other,
-            };
             if let Some(hint) = self.hindered(checked)? {
                 self.survey.last_batch = self.survey.last_batch.max(hint.log.last_batch);
-            }
-        }
-        Ok(())
-    }
-
-    fn unlisted(&mut self) -> Result<()> {
-        let names = self.disk.list().map_err(Error::io(format!("list {}", self.disk.path())))?;
-        for id in names.iter().filter_map(|name| id_of(name)) {
-            if !self.manifest.segments.iter().any(|listed| listed.id == id) {
-                let checked = check_unlisted(self.disk, id, self.cluster);
-                self.hindered(checked)?;
             }
         }
         Ok(())

@@ -33,6 +33,9 @@ impl Disk for Process {
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let state = self.shared.state.lock();
         state.alive(self.life)?;
+        if let Some((_, errno)) = state.refused.as_ref().filter(|(part, _)| name.contains(part.as_str())) {
+            return Err((*errno).into());
+        }
         let number = state.image.find(name)?;
         Ok(Arc::new(self.file(number, &state.image.inode(number).handles)))
     }

@@ -283,3 +283,54 @@ fn damage_in_a_file_stops_its_merge_and_is_named() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn hints_made_while_a_merge_runs_are_needed_behind_it() {
+    let device = SimulatedDisk::new(1);
+    let mut pair = Pair::open(&device, Contents::new());
+    pair.write(&[Operation::Set { key: b"k", value: b"v" }]).expect("written");
+    let fill = |pair: &mut Pair, segments: usize| {
+        while pair.engine.log.segments.len() < segments {
+            pair.write(&[Operation::Set { key: b"g", value: &[1; 300] }]).expect("written");
+        }
+    };
+    fill(&mut pair, 4);
+    while pair.engine.hint().expect("hinted") {}
+    while pair.engine.retire(0).expect("retired") {}
+    let job = pair.engine.log.next_merge().expect("much garbage");
+    // Decided against the value of k, which is then deleted. Both get a hint before the merge looks at k.
+    let condition = Operation::CompareAndSet { key: b"k", expected: 1, value: b"x" };
+    pair.write(&[condition, Operation::Set { key: b"j", value: b"acknowledged" }]).expect("written");
+    pair.write(&[Operation::Delete { key: b"k" }]).expect("written");
+    let segments = pair.engine.log.segments.len() + 2;
+    fill(&mut pair, segments);
+    while pair.engine.hint().expect("hinted") {}
+    let merged = pair.engine.merger.merge(&job, &mut |_| {}).expect("merged");
+    let completion = pair.engine.writer.run(Job::Merge(merged)).expect("named");
+    pair.engine.log.completed(&completion);
+    drop((job, completion));
+    pair.engine.discard().expect("removed");
+    pair.check("merged");
+    let Pair { engine, model, .. } = pair;
+    drop(engine);
+    device.crash(&CrashPolicy::LoseAll);
+    let image = device.snapshot();
+    let hints: Vec<String> = device.boot().list().expect("listed").into_iter().filter(|name| name.ends_with(".hint")).collect();
+    let mut refused = 0;
+    for name in hints {
+        device.restore(image.clone());
+        device.rot(&name, 120, 1).expect("rotted");
+        match Engine::open_with(device.boot(), SMALL) {
+            Err(error) => {
+                damage_at(&error, &name);
+                refused += 1;
+            }
+            Ok(mut engine) => {
+                engine.apply_to(engine.last().index);
+                assert!(engine.contents() == model, "without {name} something else was decided");
+            }
+        }
+        device.crash(&CrashPolicy::LoseAll);
+    }
+    assert!(refused > 0, "some hint is needed");
+}

@@ -9,11 +9,14 @@ mod keys;
 mod log;
 mod mend;
 mod merges;
+mod quarantine;
 mod real_files;
 mod restore;
+
 mod room;
 mod scrub;
 mod snapshots;
+mod unread;
 
 use super::Options;
 use super::applier::{Applied, Applier, Effect};

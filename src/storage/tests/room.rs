@@ -241,3 +241,42 @@ fn a_node_starts_votes_and_serves_on_a_full_disk() {
         engine.flush().expect("flushed");
     }
 }
+
+#[test]
+fn a_merge_that_finds_no_room_takes_less_until_the_reserve_is_enough() {
+    const BYTES: u64 = 256 << 10;
+    for free in [0, BYTES / 4, BYTES / 2, BYTES - 1] {
+        let device = SimulatedDisk::new(1);
+        let mut engine = Engine::open_reserving(device.boot(), BYTES, BYTES).expect("opened");
+        engine.set_term(1).expect("stored");
+        engine.preparer.keep_reserve().expect("there is room");
+        for number in 0..640 {
+            let key = if number % 2 == 0 { b"garbage".to_vec() } else { format!("live {number}").into_bytes() };
+            engine.set(&key, &[1; 4000]).expect("staged");
+            engine.flush().expect("flushed");
+            engine.apply();
+        }
+        while engine.hint().expect("hinted") {}
+        while engine.retire(0).expect("retired") {}
+        device.set_free_bytes(Some(free));
+        let before = engine.log.file_bytes().0;
+        let mut attempts = 0;
+        while engine.log.file_bytes().0 > before * 3 / 4 {
+            attempts += 1;
+            assert!(attempts < 30, "free {free}: no merge makes room");
+            let job = engine.log.next_merge().expect("half is garbage");
+            match engine.merger.merge(&job, &mut |_| {}) {
+                Ok(merged) => {
+                    let completion = engine.writer.run(Job::Merge(merged)).expect("named");
+                    engine.log.completed(&completion);
+                    drop((job, completion));
+                    engine.discard().expect("removed");
+                    // The host makes it again whenever it asks for a segment.
+                    let _ = engine.preparer.keep_reserve();
+                }
+                Err(PrepareError::Full(_)) => engine.log.merge_had_no_room(),
+                Err(PrepareError::Fatal(error)) => panic!("free {free}: {error}"),
+            }
+        }
+    }
+}

@@ -9,14 +9,14 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 /// A node with a snapshot, and what its state was at the end of it.
-struct Sender {
+pub(super) struct Sender {
     pair: Pair,
-    snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
     then: Contents,
     hash: StateHash,
 }
 
-fn sender(random: &mut ChaCha8Rng) -> Sender {
+pub(super) fn sender(random: &mut ChaCha8Rng) -> Sender {
     let device = SimulatedDisk::new(1);
     let mut pair = Pair::open(&device, Contents::new());
     (0..150).for_each(|_| pair.write_random(random, 30).expect("written"));
@@ -33,7 +33,7 @@ fn sender(random: &mut ChaCha8Rng) -> Sender {
 }
 
 /// All chunks of a snapshot, each with its place.
-fn chunks(sender: &Sender, budget: usize) -> Vec<(Position, Vec<u8>)> {
+pub(super) fn chunks(sender: &Sender, budget: usize) -> Vec<(Position, Vec<u8>)> {
     let mut reader = sender.pair.engine.snapshots.read(sender.snapshot.clone(), Position::default());
     let mut chunks = Vec::new();
     loop {
@@ -72,6 +72,9 @@ fn a_snapshot_is_the_state_at_its_last_entry_whatever_happens_while_it_is_read()
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut sender = sender(&mut random);
     let whole = chunks(&sender, 1000);
+    let bytes: usize = whole.iter().map(|(_, bytes)| bytes.len()).sum();
+    let (least, most) = (sender.snapshot.least_bytes(), sender.snapshot.bytes());
+    assert!(least > 0 && least <= bytes as u64 && bytes as u64 <= most, "{least} {bytes} {most}, seed {seed}");
     // The sender goes on, retires and merges; the pinned files stay what they were.
     (0..200).for_each(|_| sender.pair.write_random(&mut random, 30).expect("written"));
     sender.pair.settle(0).expect("merged");

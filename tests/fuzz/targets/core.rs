@@ -59,7 +59,7 @@ impl Bytes<'_> {
     }
 
     fn message(&mut self) -> Message {
-        match self.next() % 19 {
+        match self.next() % 21 {
             0 => Message::PreVote { proposed_term: self.small(), last: self.entry_id() },
             1 => Message::PreVoteReply { proposed_term: self.small(), granted: self.flag() },
             2 => Message::Vote { last: self.entry_id(), transfer: self.flag() },
@@ -75,6 +75,8 @@ impl Bytes<'_> {
             11 => Message::SnapshotReply { matched: self.small() },
             12 => Message::TimeoutNow,
             13 => Message::Arriving,
+            19 => Message::LastIndex { token: self.small() },
+            20 => Message::LastIndexReply { token: self.small(), index: self.small() },
             _ => Message::Append { prev: self.entry_id(), entries: self.entries(), commit: self.small(), round: self.small() },
         }
     }
