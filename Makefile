@@ -10,7 +10,7 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench model bugbank fuzz fulldisk install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench bench-peers failover model bugbank fuzz fulldisk install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
@@ -23,7 +23,10 @@ help:
 	@echo 'make demo         unattended: a cluster, three killed leaders, the verdict'
 	@echo 'make chaos        loop writes on the running cluster until Ctrl-C, then verify'
 	@echo 'make faults       break a cluster of its own in every way for 30 s, then judge; report in target/faults.html'
-	@echo 'make bench        throughput and latency on a scratch cluster under target/'
+	@echo 'make bench        the standard table on a scratch cluster, beside the limits of this machine: RUNS=$(RUNS), some minutes;'
+	@echo '                  with ARGS one measurement: make bench ARGS="--workload get --connections 16"'
+	@echo 'make bench-peers  the same load on ApexKV, Redis, ZooKeeper and etcd, as far as they are installed'
+	@echo 'make failover     kill the leader of a cluster of its own 50 times; ARGS="--how pause" silences it'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
 	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
 	@echo 'make fuzz         fuzz TARGET=$(TARGET) for SECONDS=$(SECONDS), guided by coverage; TARGET=all takes one after another'
@@ -72,8 +75,24 @@ faults: build
 	@$(BIN)/apexkv-chaos run --faults all --report $(BIN)/../faults.html $(ARGS)
 
 # On a real disk: the system's folder for temporary files is often memory, where a sync costs nothing.
+SCRATCH ?= target
+RUNS ?= 3
+ifneq ($(strip $(ARGS)),)
 bench: build
-	@$(BIN)/apexkv-chaos with-cluster --scratch-in target -- $(BIN)/apexkv-client bench $(ARGS)
+	@$(BIN)/apexkv-chaos with-cluster --scratch-in $(SCRATCH) -- $(BIN)/apexkv-client bench $(ARGS)
+else
+bench: build
+	@command -v python3 >/dev/null || { echo 'make: the table needs python3; one measurement does not: make bench ARGS="--workload set"' >&2; \
+	exit 1; }
+	@$(BIN)/apexkv-chaos with-cluster --scratch-in $(SCRATCH) -- \
+	python3 tests/bench/table.py --bin $(BIN) --scratch-in $(SCRATCH) --runs $(RUNS)
+endif
+
+bench-peers: build
+	@tests/bench/peers.sh $(BIN) $(SCRATCH)
+
+failover: build
+	@$(BIN)/apexkv-chaos failover --scratch-in $(SCRATCH) $(ARGS)
 
 # About 400 bytes of memory for each state of the largest set.
 STATES ?= 10000000

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::faults::schedule::Kind;
 use crate::load::session::{Settings, random_prefix};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Demo(ScratchArguments),
     /// Run a command against a scratch cluster; it finds the nodes in APEXKV_ENDPOINTS
     WithCluster(WithClusterArguments),
+    /// Measure how long writes stop when the leader dies or falls silent, on a scratch cluster
+    Failover(FailoverArguments),
     /// Become another program that dies with the process that started it
     #[command(hide = true)]
     Leash(LeashArguments),
@@ -210,6 +212,61 @@ pub(crate) struct WithClusterArguments {
     /// The command with its arguments, behind --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FailoverArguments {
+    #[command(flatten)]
+    pub(crate) scratch: ScratchArguments,
+    /// How many leaders are struck, one after the other
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+    /// What strikes them
+    #[arg(long, value_enum, default_value = "kill")]
+    pub(crate) how: How,
+    /// Pause between rounds, after all nodes are back and agree on a leader
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = duration)]
+    pub(crate) settle: Duration,
+    /// How the result is printed
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub(crate) output: Format,
+}
+
+/// What becomes of a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum How {
+    /// SIGKILL: its connections break at once
+    Kill,
+    /// SIGSTOP, and SIGCONT when writes go on: its connections stay open and silent
+    Pause,
+}
+
+impl How {
+    /// The word on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            How::Kill => "kill",
+            How::Pause => "pause",
+        }
+    }
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            How::Kill => "killed",
+            How::Pause => "silenced",
+        })
+    }
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A line for each round and one for all
+    Text,
+    /// One object
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod cluster;
 mod conclude;
 mod demo;
 mod error;
+mod failover;
 mod faults;
 mod kill_leader;
 mod launch;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Some(Command::KillLeader(arguments)) => kill_leader::kill_leader(&arguments.endpoints),
         Some(Command::Demo(arguments)) => demo::demo(arguments),
         Some(Command::WithCluster(arguments)) => with_cluster::with_cluster(arguments),
+        Some(Command::Failover(arguments)) => failover::failover(arguments),
         Some(Command::Leash(arguments)) => Err(cluster::leash(arguments)),
     };
     let code = result.unwrap_or_else(|error| {

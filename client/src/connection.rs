@@ -5,6 +5,7 @@ use crate::endpoint;
 use crate::protocol::{Command, EXTENDED, EXTENDED_RESPONSE_HEADER, ResponseHeader, Status, encode_request, response_crc};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use std::{error, fmt};
 
@@ -242,6 +243,13 @@ impl Connection {
         // Bytes nobody asked for, the end of the stream, an error: all the same, the connection is done for.
         let quiet = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         self.stream.set_nonblocking(false).is_ok() && quiet
+    }
+}
+
+/// The socket, to wait on together with others. Reading from it or writing to it leaves the connection out of step.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::connection::{Connection, Response, SendError};
 use crate::protocol::{Command, encode_request};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 /// Requests gathered in a buffer, sent in one go, and answered in their order.
@@ -81,5 +82,12 @@ impl Pipeline {
     /// Requests pushed and not yet answered.
     pub fn outstanding(&self) -> usize {
         self.outstanding
+    }
+}
+
+/// The socket, to wait on together with others. A response may wait in the pipeline already: see [`Pipeline::has_response`].
+impl AsFd for Pipeline {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }

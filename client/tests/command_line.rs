@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 fn command(endpoints: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_apexkv-client"));
@@ -124,7 +125,7 @@ fn no_node_is_exit_4_and_names_the_endpoints_and_the_remedy() {
 #[test]
 fn bad_usage_is_exit_2_before_anything_is_sent() {
     let node = Node::always(version(1));
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 12] = [
         &[],
         &["frobnicate"],
         &["set", "k"],
@@ -133,6 +134,10 @@ fn bad_usage_is_exit_2_before_anything_is_sent() {
         &["bench", "--duration", "5"],
         &["bench", "--key-size", "3"],
         &["bench", "--connections", "0"],
+        &["bench", "--rate", "fast"],
+        &["bench", "--theta", "0"],
+        &["bench", "--reads", "90"],
+        &["bench", "--csv", "-o", "json"],
     ];
     for arguments in cases {
         assert_eq!(code(&run(&node.endpoint, arguments)), 2, "{arguments:?}");
@@ -250,6 +255,62 @@ fn bench_reports_what_it_measured() {
     let output = run(&node.endpoint, &[&["bench"][..], &short].concat());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("ops/s") && text.contains("p99") && text.contains("errors: none"), "{text}");
+}
+
+#[test]
+fn a_fixed_rate_is_kept_and_latencies_count_from_when_requests_were_due() {
+    // Every answer takes 10 ms, so one connection can have at most 100 a second.
+    let node = Node::start(|_, before| {
+        std::thread::sleep(Duration::from_millis(if before == 0 { 0 } else { 10 }));
+        Act::Send(version(1))
+    });
+    let flags = ["bench", "-o", "json", "--connections", "1", "--warmup", "0s", "--duration", "1s"];
+    let reached = &objects(&run(&node.endpoint, &[&flags[..], &["--rate", "20"]].concat()))[0];
+    let done = reached["operations"].as_u64().unwrap_or(0);
+    // On a machine that stands still at the very end, the last ones stay unsent.
+    assert!((15..=20).contains(&done) && done + reached["errors"]["unsent"].as_u64().unwrap_or(0) == 20, "{reached}");
+    assert!(reached["p50_us"].as_f64().is_some_and(|p50| p50 >= 10_000.0), "{reached}");
+
+    let missed = &objects(&run(&node.endpoint, &[&flags[..], &["--rate", "1k"]].concat()))[0];
+    let (done, unsent) = (missed["operations"].as_u64().unwrap_or(0), missed["errors"]["unsent"].as_u64().unwrap_or(0));
+    assert!(done + unsent == 1_000 && unsent >= 890, "{missed}");
+    assert!(missed["max_us"].as_f64().is_some_and(|max| max > 500_000.0), "the wait for its turn is part of a latency: {missed}");
+}
+
+#[test]
+fn bench_counts_failures_by_kind_and_keeps_them_out_of_the_latencies() {
+    let node = Node::start(|frame, before| match before % 4 {
+        _ if frame[0] == 2 => Act::Send(response(Status::NotFound, &[])),
+        1 => Act::Send(response(Status::Busy, b"later")),
+        2 => Act::Send(response(Status::Unknown, b"who knows")),
+        3 => Act::Close,
+        _ => Act::Send(version(1)),
+    });
+    let flags = ["bench", "-o", "json", "--connections", "1", "--warmup", "0s", "--duration", "300ms"];
+    let result = &objects(&run(&node.endpoint, &flags))[0];
+    for kind in ["BUSY", "UNKNOWN", "connection"] {
+        assert!(result["errors"][kind].as_u64().is_some_and(|count| count > 0), "{kind}: {result}");
+    }
+    let absent = run(&node.endpoint, &[&flags[..], &["--workload", "get", "--prefill", "no"]].concat());
+    let result = &objects(&absent)[0];
+    assert_eq!((code(&absent), &result["operations"], &result["max_us"]), (4, &json!(0), &json!(0.0)), "{result}");
+    assert!(result["errors"]["NOT_FOUND"].as_u64().is_some_and(|count| count > 0), "{result}");
+}
+
+#[test]
+fn bench_prints_csv_with_heads() {
+    let node = Node::always(version(1));
+    let flags = ["--csv", "--workload", "mixed", "--reads", "95", "--distribution", "zipfian", "--keys", "100"];
+    let output = run(&node.endpoint, &[&["bench", "--duration", "100ms", "--warmup", "0s", "--connections", "2"][..], &flags].concat());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((code(&output), lines.len(), lines[0].len()), (0, 2, lines[1].len()), "{text}");
+    let field = |name: &str| lines[0].iter().position(|head| *head == name).map(|column| lines[1][column]);
+    assert_eq!(
+        (field("reads"), field("distribution"), field("theta"), field("rate")),
+        (Some("95"), Some("zipfian"), Some("0.99"), Some(""))
+    );
+    assert!(output.stderr.is_empty(), "no progress line in a pipe");
 }
 
 #[test]

@@ -109,6 +109,12 @@ impl Node {
         Some(ReadTicket { round, index })
     }
 
+    /// The first entry of the term that this node leads; `None` when it does not lead. A state that includes it includes everything that
+    /// was ever acknowledged before this term.
+    pub fn leads_from(&self) -> Option<u64> {
+        self.leadership().map(|leadership| leadership.noop)
+    }
+
     /// Begins to hand leadership to `to`, or to the follower that is furthest and able. False when there is none.
     pub fn transfer(&mut self, to: Option<NodeId>) -> bool {
         self.begin_transfer(to, false)

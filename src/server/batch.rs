@@ -147,6 +147,11 @@ impl<'a> Batch<'a> {
         requests.chain(self.barrier)
     }
 
+    /// Whether it holds reads of single keys and nothing else.
+    pub(super) fn gets_only(&self) -> bool {
+        self.reads.len() == self.entries.len() && self.reads.iter().all(|read| matches!(read.query, Query::Get { .. }))
+    }
+
     /// A batch has one time limit: a frame for the Raft thread with another one starts the next batch.
     fn deadline_differs(&mut self, frame: &Frame<'_>) -> bool {
         if !matches!(frame.ask, Ok(Ask::Write(_) | Ask::Read(_))) {

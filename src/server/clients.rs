@@ -19,6 +19,7 @@ use super::backups::{Backups, Source};
 use super::connection::Connection;
 use super::event::Event;
 use super::flusher::Flusher;
+use super::gate::ReadGate;
 use super::metrics::Metrics;
 use super::shared::OnDamage;
 use super::turnaway;
@@ -146,6 +147,7 @@ impl fmt::Debug for Port {
 /// Where requests go.
 pub(super) struct Attached {
     pub(super) inbox: Sender<Event<Arc<Connection>>>,
+    pub(super) gate: Arc<ReadGate<Arc<Connection>>>,
     pub(super) store: Arc<Store>,
 }
 
@@ -214,8 +216,8 @@ impl ClientPort {
     ///
     /// # Panics
     /// When called twice.
-    pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, store: Arc<Store>) {
-        let first = self.port.attached.set(Attached { inbox, store }).is_ok();
+    pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, gate: Arc<ReadGate<Arc<Connection>>>, store: Arc<Store>) {
+        let first = self.port.attached.set(Attached { inbox, gate, store }).is_ok();
         assert!(first, "the client port is attached to a Raft thread already");
     }
 

@@ -12,9 +12,11 @@ use super::event::{Outcome, Slot};
 use super::output::{Output, Wait};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use rustix::net::sockopt::socket_incoming_cpu;
 use std::fmt;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicUsize, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ pub struct Connection {
     output: Mutex<Output>,
     /// The thread that serves the connection, to be woken.
     thread: OnceLock<Thread>,
+    processor: AtomicUsize,
 }
 
 /// Outcomes of some slots of one connection.
@@ -52,6 +55,7 @@ impl Connection {
             completions: crossbeam_channel::unbounded(),
             output: Mutex::new(Output::new()),
             thread: OnceLock::new(),
+            processor: AtomicUsize::new(0),
         }
     }
 
@@ -59,9 +63,32 @@ impl Connection {
     ///
     /// # Panics
     /// When a slot is not open, or its outcome is of the wrong kind: the caller has broken its promise.
-    pub fn complete(self: &Arc<Self>, replies: Vec<(Slot, Outcome)>) {
-        self.completions.0.send(replies).expect("the connection holds both ends of its queue");
+    pub fn complete(self: &Arc<Self>, replies: impl IntoIterator<Item = (Slot, Outcome)>) {
+        // Mostly nobody is at the output, and the queue is not needed.
+        match self.output.try_lock() {
+            Some(mut output) => {
+                self.absorb(&mut output);
+                self.take(replies, &mut output);
+                self.settle(&mut output);
+            }
+            None => {
+                let queued = self.completions.0.send(replies.into_iter().collect());
+                queued.expect("the connection holds both ends of its queue");
+            }
+        }
         self.pump();
+    }
+
+    /// The processor from which its client's bytes came lately, as far as that is known.
+    pub(super) fn processor(&self) -> usize {
+        self.processor.load(Relaxed)
+    }
+
+    /// Notes from which processor bytes have just come.
+    pub(super) fn note_processor(&self) {
+        if let Ok(processor) = socket_incoming_cpu(&self.socket) {
+            self.processor.store(processor as usize, Relaxed);
+        }
     }
 
     /// A number that no other connection of this process has, for messages.
@@ -152,15 +179,14 @@ impl Connection {
     }
 
     fn absorb(&self, output: &mut Output) {
-        let mut freed = 0;
         while let Ok(replies) = self.completions.1.try_recv() {
-            for (slot, outcome) in replies {
-                freed += output.answer(slot, outcome, self.port.view.as_ref());
-            }
+            self.take(replies, output);
         }
-        if freed > 0 {
-            self.port.in_flight.release(freed);
-        }
+    }
+
+    fn take(&self, replies: impl IntoIterator<Item = (Slot, Outcome)>, output: &mut Output) {
+        let freed = replies.into_iter().map(|(slot, outcome)| output.answer(slot, outcome, self.port.view.as_ref())).sum();
+        self.port.in_flight.release(freed);
     }
 
     /// After a change: sends what is ready unless the flusher is at it, hands what did not fit to the flusher, and wakes the

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::gate::ReadGate;
 use crate::protocol::mend::Standing;
 use crate::protocol::peer::Note;
 use crate::raft::{Envelope, NodeId};
@@ -22,6 +23,8 @@ use crate::storage::writer::Completion;
 pub enum Event<C> {
     /// Requests read from one connection in one go.
     Client(ClientBatch<C>),
+    /// Reads have gathered that wait for nothing but a confirmation: all that the gate holds by now.
+    Reads(Arc<ReadGate<C>>),
     /// A connection wants the state pinned as a read would see it.
     Backup(BackupRequest<C>),
     /// A message from a peer, its records checked.
@@ -158,7 +161,7 @@ pub enum Outcome {
     },
     /// A lookup's value is there; the connection's thread reads it.
     Found(Located),
-    /// The reads behind the barrier may be looked up now.
+    /// The reads behind the barrier may be looked up now; or, of a read that was looked up already, its response may leave.
     Proceed,
     /// This node does not lead; no effect.
     NotLeader {

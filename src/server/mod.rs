@@ -5,6 +5,7 @@
 //! | `raft` | 1 | the [`replica::Replica`]: node, log, requests in flight | its inbox, until the next tick is due |
 //! | `log-writer` | 1 | active segment, hard state, manifest; one write and one sync at a time | its jobs, the disk |
 //! | `preparer` | 1 | the segment being made, the reserve | requests, the disk |
+//! | `responder` | one per processor, at most 8 | nothing | answers of the Raft thread, many at a time |
 //! | `hinter` | 1 | the hint being made | requests, the disk |
 //! | `merger` | 1 | the merge being done; removes files | requests, the disk, time |
 //! | `scrubber` | 1 | the file being read again | requests, the disk, time |
@@ -36,6 +37,7 @@ mod backups;
 mod batch;
 pub mod clients;
 mod comparison;
+mod confirming;
 mod connection;
 mod damage;
 pub mod dialer;
@@ -45,6 +47,7 @@ mod flusher;
 pub mod founding;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gate;
 pub mod identity;
 pub mod inbound;
 mod input;
@@ -70,6 +73,7 @@ pub mod recovered;
 pub mod registry;
 pub mod replica;
 mod request;
+mod responders;
 mod response;
 mod run;
 mod scrub_thread;

@@ -31,6 +31,15 @@ pub(super) enum Entry {
         /// What it costs while it waits for the Raft thread; 0 when it does not, or no longer.
         cost: u32,
     },
+    /// Reads that were looked up already: their responses may leave when the Raft thread has confirmed them.
+    Looked {
+        /// The responses, of all these reads; the entries behind this one that belong to them are empty.
+        bytes: Vec<u8>,
+        /// How to answer each of them if they are not confirmed.
+        forms: Vec<Form>,
+        /// What they cost while they wait.
+        cost: u32,
+    },
     /// Response bytes, possibly those of the following entries too, which then are empty.
     Encoded(Vec<u8>),
 }
@@ -115,7 +124,7 @@ impl Output {
     }
 
     /// Takes over the entries of a batch, which continue where the last ones ended.
-    pub(super) fn push(&mut self, entries: Vec<Entry>) {
+    pub(super) fn push(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             match &entry {
                 Entry::Write { cost, .. } => {
@@ -124,6 +133,10 @@ impl Output {
                 }
                 Entry::Read { cost } => {
                     self.awaited_reads += usize::from(*cost > 0);
+                    self.unanswered_cost += *cost as usize;
+                }
+                Entry::Looked { bytes, cost, .. } => {
+                    self.held += bytes.len();
                     self.unanswered_cost += *cost as usize;
                 }
                 Entry::Encoded(bytes) => self.held += bytes.len(),
@@ -149,6 +162,11 @@ impl Output {
                 self.read_outcomes.push((slot, outcome));
                 std::mem::take(cost)
             }
+            Entry::Looked { bytes, forms, cost } => {
+                let (bytes, forms, cost) = (std::mem::take(bytes), std::mem::take(forms), *cost);
+                self.answer_looked(at, bytes, &forms, &outcome, view);
+                cost
+            }
             entry => panic!("slot {slot} is answered with {outcome:?} and expects no answer: {entry:?}"),
         } as usize;
         self.unanswered_cost -= cost;
@@ -169,6 +187,24 @@ impl Output {
         }
         self.held += bytes.len();
         self.entries[at] = Entry::Encoded(bytes);
+    }
+
+    fn answer_looked(&mut self, at: usize, mut bytes: Vec<u8>, forms: &[Form], outcome: &Outcome, view: &dyn NodeView) {
+        self.held -= bytes.len();
+        if self.closed {
+            bytes = Vec::new();
+        } else if !matches!(outcome, Outcome::Proceed) {
+            bytes.clear();
+            forms.iter().for_each(|form| encode_outcome(&mut bytes, *form, outcome, view));
+        }
+        self.held += bytes.len();
+        self.entries[at] = Entry::Encoded(bytes);
+        self.advance();
+    }
+
+    /// Whether a write that was sent has no answer yet.
+    pub(super) fn has_unanswered_writes(&self) -> bool {
+        self.unanswered_writes > 0
     }
 
     /// Takes the bytes that answer `count` reads from `first` on. In the usual case nothing is copied: `bytes` and the empty send

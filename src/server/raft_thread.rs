@@ -13,12 +13,14 @@ use crate::storage::writer::Job;
 use super::background::DiskWork;
 use super::connection::Connection;
 use super::disk_threads;
-use super::event::{Event, LinkChange, Reply};
+use super::event::{Event, LinkChange};
+use super::gate::ReadGate;
 use super::log_sink;
 use super::merge_thread::MergerWork;
 use super::metrics::Metrics;
 use super::peers::Peers;
 use super::replica::{Actions, Position, Replica};
+use super::responders::Responders;
 use super::view::PeerView;
 
 /// Most events taken in before what they caused is handed out.
@@ -33,7 +35,9 @@ const HANDOVER_PATIENCE: Duration = Duration::from_millis(1000);
 pub(super) struct Outlets {
     pub(super) peers: Arc<Peers>,
     pub(super) view: Arc<PeerView>,
+    pub(super) gate: Arc<ReadGate<Arc<Connection>>>,
     pub(super) disk: DiskWork,
+    pub(super) responders: Responders,
     pub(super) metrics: Arc<Metrics>,
     pub(super) position: Arc<Mutex<Position>>,
     /// Printed once, when a leader is known for the first time.
@@ -74,7 +78,7 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
         if let Some(since) = stopping
             && (!replica.is_leader() || replica.node().config().voters.len() < 2 || since.elapsed() > HANDOVER_PATIENCE)
         {
-            return answer(replica.close(inbox.try_iter()));
+            return outlets.responders.answer(replica.close(inbox.try_iter()));
         }
     }
 }
@@ -105,6 +109,9 @@ fn take_burst(
 
 /// Shows STATUS and the peers' handshakes where the replica stands, before any message or answer that depends on it leaves.
 fn publish(replica: &Replica<Arc<Connection>>, outlets: &Outlets, published: &mut Position) {
+    if outlets.gate.serving() != replica.serving() {
+        outlets.gate.set_serving(replica.serving());
+    }
     let position = replica.position();
     if position == *published {
         return;
@@ -187,18 +194,5 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
     if !actions.discard.is_empty() {
         let _ = outlets.disk.merger.send(MergerWork::Discard(actions.discard));
     }
-    answer(actions.replies);
-}
-
-/// Hands each connection all its answers at once, so that they leave with one send.
-fn answer(mut replies: Vec<Reply<Arc<Connection>>>) {
-    replies.sort_by_key(|reply| Arc::as_ptr(&reply.client) as usize);
-    let mut replies = replies.into_iter().peekable();
-    while let Some(Reply { client, slot, outcome }) = replies.next() {
-        let mut together = vec![(slot, outcome)];
-        while let Some(reply) = replies.next_if(|next| Arc::ptr_eq(&next.client, &client)) {
-            together.push((reply.slot, reply.outcome));
-        }
-        client.complete(together);
-    }
+    outlets.responders.answer(actions.replies);
 }

@@ -203,7 +203,7 @@ pub struct Replica<C> {
     pub(super) log: Log,
     pub(super) applier: Applier,
     pub(super) limits: Limits,
-    waiting: Waiting<C>,
+    pub(super) waiting: Waiting<C>,
     /// The term this node leads, as far as waiting clients have been told.
     leading: Option<u64>,
     /// Milliseconds since start.
@@ -302,6 +302,7 @@ impl<C: Clone> Replica<C> {
             let outcome = Outcome::NotLeader { leader: self.node.leader() };
             match event {
                 Event::Client(batch) => Waiting::refuse(&batch, &outcome, true, &mut self.actions.replies),
+                Event::Reads(gate) => self.refuse_reads(gate.take(), &outcome),
                 Event::Backup(BackupRequest { client, slot, .. }) => self.actions.replies.push(Reply { client, slot, outcome }),
                 _ => {}
             }
@@ -314,6 +315,7 @@ impl<C: Clone> Replica<C> {
         self.watch_disk();
         match event {
             Event::Client(batch) => self.on_client(batch),
+            Event::Reads(gate) => self.on_reads(gate.take()),
             Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Note(from, note) => self.on_note(from, note),
@@ -399,18 +401,6 @@ impl<C: Clone> Replica<C> {
             && let Some(ticket) = self.node.read()
         {
             self.waiting.add_read(batch.client, slot, ticket.round, ticket.index, deadline);
-        }
-    }
-
-    /// A backup is a read: confirmed by a round, and of a state that holds everything acknowledged before.
-    fn on_backup(&mut self, request: BackupRequest<C>) {
-        let deadline = self.now + u64::from(request.deadline_ms);
-        match self.node.read() {
-            Some(ticket) => self.waiting.add_backup(request, ticket.round, ticket.index, deadline),
-            None => {
-                let outcome = Outcome::NotLeader { leader: self.node.leader() };
-                self.actions.replies.push(Reply { client: request.client, slot: request.slot, outcome });
-            }
         }
     }
 

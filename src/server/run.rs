@@ -24,11 +24,13 @@ use super::background::DiskThreads;
 use super::clients::{ClientLimits, ClientPort, ClientPortConfig};
 use super::connection::Connection;
 use super::event::Event;
+use super::gate::ReadGate;
 use super::metrics::Metrics;
 use super::peers::{Peers, PeersConfig};
 use super::raft_thread::{self, Outlets};
 use super::recovered::recovered;
 use super::replica::{Limits, Replica};
+use super::responders::Responders;
 use super::status::{Member, StatusView};
 use super::view::PeerView;
 use super::{accept, admin, founding, identity, join, log_sink, marks, mending, sockets};
@@ -209,22 +211,26 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let member = Member { peers: Arc::clone(&peers), store: Arc::clone(&store), cluster: founding.cluster, members };
     let first = status.member.set(member).is_ok();
     assert!(first, "a server joins its cluster once");
+    let gate = Arc::new(ReadGate::new());
     let outlets = Outlets {
         peers: Arc::clone(&peers),
         view,
+        gate: Arc::clone(&gate),
+        responders: Responders::start()?,
         disk: disk.work.clone(),
         metrics,
         position: Arc::clone(&status.position),
         ready: ready_line(config),
     };
     client_port.serve_backups(snapshots, disk.on_damage());
-    client_port.attach(inbox.clone(), store);
+    client_port.attach(inbox.clone(), gate, store);
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
         let _ = inbox.send(Event::Shutdown);
     }
     let raft = spawn("raft", move || {
         raft_thread::run(replica, &events, &outlets);
+        outlets.responders.stop();
     })?;
     join_thread(raft);
     client_port.stop();

@@ -4,11 +4,12 @@
 
 use super::backups::{OpenBackup, answer_part};
 use super::batch::{Batch, End};
-use super::clients::Port;
+use super::clients::{Attached, Port};
 use super::connection::Connection;
 use super::event::{BackupRequest, ClientBatch, Event, Outcome, Slot};
+use super::gate::EarlyRead;
 use super::input::Input;
-use super::output::Wait;
+use super::output::{Entry, Wait};
 use super::reads::{answer_located, answer_now};
 use super::request::BackupQuery;
 use super::response::{Form, encode_outcome};
@@ -25,6 +26,11 @@ use std::time::{Duration, Instant};
 /// costs little memory.
 const DELIVERY_BYTES: usize = 64 << 10;
 
+/// Most reads of a batch that are looked up before they are confirmed.
+const EARLY_READS_MAX: usize = 64;
+/// Most bytes of responses that are held for one batch until they are confirmed.
+const EARLY_BYTES_MAX: usize = 32 << 10;
+
 /// What an idle connection may keep for building responses.
 const IDLE_SCRATCH_BYTES: usize = 2 << 10;
 /// For how many open requests an idle connection may keep memory.
@@ -39,9 +45,11 @@ pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
         next_slot: 0,
         scratch: Vec::new(),
         grown: false,
+        writes_open: false,
+        early_bytes: 0,
         backup: None,
     };
-    let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None };
+    let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None, receives: 0 };
     if conversation.run() == Ending::Fault {
         conversation.close_after_fault();
     }
@@ -76,6 +84,7 @@ struct Conversation {
     frame_began: Option<Instant>,
     /// The socket's present time limit for receiving.
     time_limit: Option<Duration>,
+    receives: u8,
 }
 
 impl Conversation {
@@ -128,6 +137,10 @@ impl Conversation {
                 return Ok(Received::Late);
             }
             let received = self.input.receive(self.answers.connection.socket(), frame_bytes);
+            self.receives = self.receives.wrapping_add(1);
+            if self.receives % 16 == 1 {
+                self.answers.connection.note_processor();
+            }
             if self.answers.port.stopping.load(SeqCst) {
                 return Ok(Received::End);
             }
@@ -237,6 +250,10 @@ struct Answers {
     scratch: Vec<u8>,
     /// There were responses or batches whose memory an idle connection should not keep.
     grown: bool,
+    /// Writes were sent, and it is not known that all of them have been answered.
+    writes_open: bool,
+    /// Size of the last responses that were built early.
+    early_bytes: usize,
     /// What is being read.
     backup: Option<OpenBackup>,
 }
@@ -252,8 +269,12 @@ impl Answers {
         if batch.backup().is_some() && !self.connection.wait(Wait::Reads { writes: true }) {
             return None;
         }
-        self.next_slot += batch.entries.len() as u64;
         self.grown |= batch.entries.len() > IDLE_ENTRIES;
+        if let Some(open) = self.answer_early(&mut batch) {
+            return open.then_some(batch.end);
+        }
+        self.next_slot += batch.entries.len() as u64;
+        self.writes_open |= !batch.records.is_empty();
         let entries = std::mem::take(&mut batch.entries);
         self.connection.with_output(|output| output.push(entries));
         if let Some((read, query)) = batch.backup() {
@@ -268,22 +289,85 @@ impl Answers {
         if !batch.reads.is_empty() && !self.answer_reads(&batch) {
             return None;
         }
+        self.connection.wait(self.room()).then_some(batch.end)
+    }
+
+    fn room(&self) -> Wait {
         let limits = &self.port.limits;
-        let (unsent, unanswered, cost) = (limits.unsent_bytes, limits.unanswered_requests, limits.unanswered_bytes);
-        self.connection.wait(Wait::Room { unsent, unanswered, cost }).then_some(batch.end)
+        Wait::Room { unsent: limits.unsent_bytes, unanswered: limits.unanswered_requests, cost: limits.unanswered_bytes }
+    }
+
+    /// Answers a batch of a few small reads without waiting: looks them up now, and leaves the responses to be sent when a read round has
+    /// shown that this node led. `None` if that is not possible and nothing has been done; else whether the connection is open.
+    fn answer_early(&mut self, batch: &mut Batch<'_>) -> Option<bool> {
+        let port = Arc::clone(&self.port);
+        let attached = port.attached.get().filter(|_| batch.gets_only() && batch.reads.len() <= EARLY_READS_MAX)?;
+        // A read sees the writes before it on its connection, so they must have been applied.
+        self.writes_open = self.writes_open && self.connection.with_output(|output| output.has_unanswered_writes());
+        let term = attached.gate.serving();
+        if term == 0 || self.writes_open || port.unsent.load(Relaxed) > port.limits.unsent_bytes_total {
+            return None;
+        }
+        let bytes = self.look_up(batch, &attached.store)?;
+        let slot = self.next_slot;
+        self.next_slot += batch.entries.len() as u64;
+        let forms = batch.reads.iter().map(|read| read.form).collect();
+        let looked = Entry::Looked { bytes, forms, cost: batch.cost as u32 };
+        let others = (1..batch.entries.len()).map(|_| Entry::Encoded(Vec::new()));
+        let entries = std::iter::once(looked).chain(others);
+        let wait = self.room();
+        let room = self.connection.with_output(|output| {
+            output.push(entries);
+            !output.closed && output.satisfies(wait)
+        });
+        self.confirm(attached, batch, EarlyRead { client: Arc::clone(&self.connection), slot, term, deadline_ms: self.deadline_ms(batch) });
+        Some(room || self.connection.wait(wait))
+    }
+
+    /// Builds the responses to all reads of a batch; `None` if they are too large to be held.
+    fn look_up(&mut self, batch: &Batch<'_>, store: &Store) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.early_bytes);
+        for read in &batch.reads {
+            if answer_now(&mut bytes, read.form, &read.query, store).is_some() || bytes.len() > EARLY_BYTES_MAX {
+                return None;
+            }
+        }
+        self.early_bytes = bytes.len();
+        Some(bytes)
+    }
+
+    fn confirm(&self, attached: &Attached, batch: &Batch<'_>, read: EarlyRead<Arc<Connection>>) {
+        if let Some(busy) = self.enter(batch) {
+            return self.connection.complete([(read.slot, busy)]);
+        }
+        if attached.gate.enter(read) && attached.inbox.send(Event::Reads(Arc::clone(&attached.gate))).is_err() {
+            // The Raft thread is gone: the process is stopping.
+            for read in attached.gate.take() {
+                read.client.complete([(read.slot, Outcome::NotLeader { leader: None })]);
+            }
+        }
+    }
+
+    /// Counts a batch as waiting for the Raft thread. Returns the refusal if too much does.
+    fn enter(&self, batch: &Batch<'_>) -> Option<Outcome> {
+        let waiting = self.port.in_flight.enter(batch.cost);
+        if waiting > self.port.limits.in_flight_bytes && waiting > batch.cost {
+            self.port.metrics.client_batches_busy.increment();
+            return Some(Outcome::Busy("too many requests are waiting on this node; try again later".into()));
+        }
+        self.port.metrics.client_batches.increment();
+        None
     }
 
     /// Hands the batch to the Raft thread, or refuses all of it.
     fn submit(&self, batch: &mut Batch<'_>) {
-        let waiting = self.port.in_flight.enter(batch.cost);
+        let busy = self.enter(batch);
         let Some(attached) = self.port.attached.get() else {
             return self.refuse(batch, &Outcome::NotLeader { leader: None });
         };
-        if waiting > self.port.limits.in_flight_bytes && waiting > batch.cost {
-            self.port.metrics.client_batches_busy.increment();
-            return self.refuse(batch, &Outcome::Busy("too many requests are waiting on this node; try again later".into()));
+        if let Some(busy) = busy {
+            return self.refuse(batch, &busy);
         }
-        self.port.metrics.client_batches.increment();
         let event = Event::Client(ClientBatch {
             client: Arc::clone(&self.connection),
             requests: std::mem::take(&mut batch.requests),
@@ -352,7 +436,7 @@ impl Answers {
     }
 
     fn refuse(&self, batch: &Batch<'_>, outcome: &Outcome) {
-        self.connection.complete(batch.slots().map(|slot| (slot, outcome.clone())).collect());
+        self.connection.complete(batch.slots().map(|slot| (slot, outcome.clone())));
     }
 
     /// Waits for the outcomes of the batch's reads and answers them; false when the connection is gone.

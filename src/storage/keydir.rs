@@ -5,8 +5,8 @@ use super::keys::{KeyBytes, KeyRef};
 use super::location::Location;
 use super::ordered::Ordered;
 use crate::bugbank::planted;
+use ahash::RandomState;
 use hashbrown::HashTable;
-use std::hash::{BuildHasher, RandomState};
 
 /// Tables that split the keys between them, so that growing one never moves more than a small part of all keys at once.
 const SHARDS: usize = 256;

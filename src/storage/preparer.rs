@@ -13,8 +13,11 @@ use crate::error::{Error, Result};
 use std::io;
 use std::sync::Arc;
 
-/// The fill is written in parts of this size.
+/// The fill is computed in parts of this size.
 const PART: usize = 1 << 20;
+/// It is written page by page: a cache that keeps a file in units as large as the writes that made it would handle such a unit as a whole
+/// for every batch that is written into it later.
+const PAGE: usize = 4096;
 
 /// Why there is no new segment.
 #[derive(Debug)]
@@ -124,8 +127,10 @@ fn write_fill(file: &dyn DiskFile, header: &SegmentHeader) -> io::Result<()> {
     while at < header.length {
         let length = PART.min((header.length - at) as usize);
         fill::fill(header.seed, at, &mut part[..length]);
-        file.write_at(&[&part[..length]], at)?;
-        at += length as u64;
+        for page in part[..length].chunks(PAGE) {
+            file.write_at(&[page], at)?;
+            at += page.len() as u64;
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use apexkv::server::Connection;
 use apexkv::server::accept::listen;
 use apexkv::server::clients::{ClientLimits, ClientPort, ClientPortConfig, NodeView};
 use apexkv::server::event::{ClientBatch, Event, Outcome, Request, Slot};
+use apexkv::server::gate::{EarlyRead, ReadGate};
 use apexkv::server::metrics::Metrics;
 use apexkv::storage::simulated::SimulatedDisk;
 use apexkv_client::protocol::{
@@ -51,6 +52,7 @@ pub(crate) struct Server {
     pub(crate) metrics: Arc<Metrics>,
     mode: Arc<Mutex<Mode>>,
     confirmed: Arc<AtomicU64>,
+    gate: Arc<ReadGate<Arc<Connection>>>,
     inbox: Option<Sender<Event<Arc<Connection>>>>,
     seen: Receiver<SeenBatch>,
     disk: Option<Arc<SimulatedDisk>>,
@@ -88,9 +90,10 @@ impl Server {
         server.disk = Some(engine.disk());
         let (inbox, events) = unbounded();
         let (seen, seen_here) = unbounded();
-        server.port.as_ref().expect("started").attach(inbox.clone(), engine.store());
+        server.port.as_ref().expect("started").attach(inbox.clone(), Arc::clone(&server.gate), engine.store());
         let (mode, confirmed) = (Arc::clone(&server.mode), Arc::clone(&server.confirmed));
-        server.thread = Some(std::thread::spawn(move || Raft { engine, mode, confirmed, held: Vec::new(), seen }.run(&events)));
+        let raft = Raft { engine, mode, confirmed, held: Vec::new(), looked: Vec::new(), seen };
+        server.thread = Some(std::thread::spawn(move || raft.run(&events)));
         (server.inbox, server.seen) = (Some(inbox), seen_here);
         server
     }
@@ -104,7 +107,13 @@ impl Server {
         let port = ClientPort::start(config, Arc::new(View)).expect("the port starts");
         let mode = Arc::new(Mutex::new(Mode::Prompt));
         let confirmed = Arc::default();
-        Server { port: Some(port), address, metrics, mode, confirmed, inbox: None, seen: unbounded().1, disk: None, thread: None }
+        let gate = Arc::new(ReadGate::new());
+        Server { port: Some(port), address, metrics, mode, confirmed, gate, inbox: None, seen: unbounded().1, disk: None, thread: None }
+    }
+
+    /// From now on the connections may look up before a read is confirmed.
+    pub(crate) fn serve_early(&self) {
+        self.gate.set_serving(1);
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -170,6 +179,8 @@ struct Raft {
     mode: Arc<Mutex<Mode>>,
     confirmed: Arc<AtomicU64>,
     held: Vec<Batch>,
+    /// Reads that wait for their confirmation.
+    looked: Vec<EarlyRead<Arc<Connection>>>,
     seen: Sender<SeenBatch>,
 }
 
@@ -177,24 +188,42 @@ impl Raft {
     fn run(mut self, events: &Receiver<Event<Arc<Connection>>>) {
         loop {
             match events.recv_timeout(Duration::from_millis(2)) {
-                Ok(Event::Client(batch)) => self.take(batch),
-                Ok(event) => panic!("a client port sends no {event:?}"),
+                Ok(event) => self.take(event),
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
             }
-            while let Ok(Event::Client(batch)) = events.try_recv() {
-                self.take(batch);
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
             }
             self.work();
+            self.confirm();
             self.engine.write();
         }
     }
 
-    fn take(&mut self, batch: Batch) {
+    fn take(&mut self, event: Event<Arc<Connection>>) {
+        let batch = match event {
+            Event::Client(batch) => batch,
+            Event::Reads(gate) => return self.looked.extend(gate.take()),
+            event => panic!("a client port sends no {event:?}"),
+        };
         let (requests, barrier, deadline_ms) = (batch.requests.len(), batch.barrier.is_some(), batch.deadline_ms);
         // Nobody listens in most tests.
         let _ = self.seen.send(SeenBatch { requests, barrier, deadline_ms });
         self.held.push(batch);
+    }
+
+    /// Answers reads that were looked up early as the mode wants it.
+    fn confirm(&mut self) {
+        let outcome = match self.mode.lock().expect("no panic").clone() {
+            Mode::Hold => return,
+            Mode::Refuse(outcome) => outcome,
+            _ => Outcome::Proceed,
+        };
+        for read in self.looked.drain(..) {
+            self.confirmed.fetch_add(1, SeqCst);
+            read.client.complete([(read.slot, outcome.clone())]);
+        }
     }
 
     fn work(&mut self) {
@@ -204,14 +233,14 @@ impl Raft {
             Mode::HoldWrites => self.held.retain(|batch| {
                 let only_reads = batch.requests.is_empty();
                 if only_reads {
-                    batch.client.complete(batch.barrier.map(|slot| (slot, Outcome::Proceed)).into_iter().collect());
+                    batch.client.complete(batch.barrier.map(|slot| (slot, Outcome::Proceed)));
                     self.confirmed.fetch_add(1, SeqCst);
                 }
                 !only_reads
             }),
             Mode::Refuse(outcome) => {
                 for batch in self.held.drain(..) {
-                    batch.client.complete(slots(&batch).into_iter().map(|slot| (slot, outcome.clone())).collect());
+                    batch.client.complete(slots(&batch).into_iter().map(|slot| (slot, outcome.clone())));
                 }
             }
             Mode::Prompt => {

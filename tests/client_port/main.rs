@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod commands;
+mod early;
 mod engine;
 mod harness;
 mod limits;

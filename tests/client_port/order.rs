@@ -50,9 +50,12 @@ fn outcomes_may_come_in_any_order() {
 
 #[test]
 fn random_pipelines_answer_like_a_map() {
-    for seed in 0..10 {
+    for seed in 0..20 {
         eprintln!("seed {seed}");
         let server = Server::start();
+        if seed >= 10 {
+            server.serve_early();
+        }
         server.mode(if seed % 2 == 0 { Mode::Prompt } else { Mode::Shuffled(seed) });
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let (mut client, mut model) = (server.connect(), BTreeMap::<u8, Vec<u8>>::new());
@@ -84,6 +87,12 @@ fn random_pipelines_answer_like_a_map() {
                 }
             }
             client.flush();
+            // Reads alone, right behind the others.
+            for key in 0..random.random_range(0..4) {
+                client.queue(Get, &[key], b"").flush();
+                let value = model.get(&key).cloned();
+                expected.push((if value.is_some() { Status::Ok } else { Status::NotFound }, Some(value.unwrap_or_default())));
+            }
             for (at, (status, payload)) in expected.into_iter().enumerate() {
                 let response = client.receive();
                 assert_eq!(response.0, status, "seed {seed}, round {round}, response {at}");

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use apexkv::server::event::{ClientBatch, Event, Outcome, Reply, Request, Slot};
+use apexkv::server::gate::EarlyRead;
 use apexkv::storage::store::Located;
 
 use super::node::{number_of, position_of};
@@ -39,6 +40,15 @@ struct Barrier {
     slot: Slot,
     queries: Vec<Query>,
     proceed: bool,
+    /// They were looked up already, and wait for nothing but the confirmation.
+    early: Option<Early>,
+}
+
+/// What was looked up before it was confirmed.
+#[derive(Clone, Debug)]
+struct Early {
+    position: u64,
+    found: Vec<Option<Located>>,
 }
 
 /// A client and its present connection.
@@ -182,7 +192,9 @@ impl World {
             client.pending.extend(reads.drain(..).map(|(slot, read)| (slot, Pending::Lookup { read, write: operation })));
         }
         self.add_barrier(number, &mut batch, &actions[settled..], scan);
-        self.deliver_batch(number, batch);
+        if !(batch.requests.is_empty() && self.look_up_early(number, &batch)) {
+            self.deliver_batch(number, batch);
+        }
     }
 
     /// A new slot of a connection; its upper half says which operation it is.
@@ -210,7 +222,40 @@ impl World {
         }
         if !queries.is_empty() {
             batch.barrier = Some(slot);
-            self.clients[number].barrier = Some(Barrier { slot, queries, proceed: false });
+            self.clients[number].barrier = Some(Barrier { slot, queries, proceed: false, early: None });
+        }
+    }
+
+    /// Looks reads up before they are confirmed, if the connection's thread may; they enter the gate a little later.
+    fn look_up_early(&mut self, number: usize, batch: &ClientBatch<u64>) -> bool {
+        let client = &mut self.clients[number];
+        let (Some((node, life)), Some(barrier), true) = (client.server, &mut client.barrier, client.pending.is_empty()) else {
+            return false;
+        };
+        let Some(process) = self.members[node].process.as_ref().filter(|process| process.life == life) else { return false };
+        let term = process.gate.serving();
+        if term == 0 || self.random.per_mille(300) {
+            return false;
+        }
+        let mut found = Vec::new();
+        for query in &barrier.queries {
+            let Query::Get(read) = query else { return false };
+            found.push(process.store.lookup(&key_bytes(self.oracle.operations[*read].key)));
+        }
+        barrier.early = Some(Early { position: process.store.applied(), found });
+        let read = EarlyRead { client: batch.client, slot: barrier.slot, term, deadline_ms: batch.deadline_ms };
+        let delay = self.random.spread((1, 5 * MILLISECOND));
+        self.schedule(self.now + delay, What::Enter { node, life, read: Box::new(read) });
+        self.counts.batches += 1;
+        true
+    }
+
+    /// The connection's thread leaves what it looked up in the gate.
+    pub(crate) fn enter_gate(&mut self, node: usize, life: u64, read: EarlyRead<u64>) {
+        let Some(process) = self.members[node].process.as_ref().filter(|process| process.life == life) else { return };
+        if process.gate.enter(read) {
+            process.inbox.push(Event::Reads(process.gate.clone()));
+            self.rouse(node);
         }
     }
 
@@ -300,6 +345,9 @@ impl World {
     fn answer_barrier(&mut self, number: usize, outcome: &Outcome) {
         match outcome {
             Outcome::Proceed => {
+                if let Some(barrier) = self.clients[number].barrier.take_if(|barrier| barrier.early.is_some()) {
+                    return self.judge_early(number, barrier);
+                }
                 if let Some(barrier) = &mut self.clients[number].barrier {
                     barrier.proceed = true;
                 }
@@ -354,6 +402,20 @@ impl World {
         }
     }
 
+    /// What was looked up early counts now.
+    fn judge_early(&mut self, number: usize, barrier: Barrier) {
+        let (Some((node, life)), Some(Early { position, found })) = (self.clients[number].server, barrier.early) else { return };
+        for (query, located) in barrier.queries.iter().zip(found) {
+            let Query::Get(read) = query else { panic!("{query:?} was looked up early") };
+            self.oracle.read(*read, position, located.as_ref().map_or(0, |located| located.version));
+            self.counts.reads += 1;
+            self.counts.early_reads += 1;
+            if let Some(located) = located {
+                self.read_value(node, life, *read, &located);
+            }
+        }
+    }
+
     fn check_page(&mut self, position: u64, reads: &[usize], limit: usize, entries: &[(Box<[u8]>, Located)], more: bool) {
         let mut found = entries.iter().peekable();
         let mut shown = 0;
@@ -390,7 +452,7 @@ impl World {
         let (key, mut value) = (self.oracle.operations[read].key, Vec::new());
         match process.store.read(&key_bytes(key), located, &mut value) {
             Ok(()) => self.oracle.read_bytes(read, &value),
-            Err(error) => assert!(member.damaged, "{node} cannot read version {}: {error}", located.version),
+            Err(error) => assert!(member.is_damaged(), "{node} cannot read version {}: {error}", located.version),
         }
     }
 }

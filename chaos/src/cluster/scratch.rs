@@ -106,6 +106,12 @@ impl Scratch {
         self.cluster.kill(nodes);
     }
 
+    /// Sends a signal to a node and does not wait for what comes of it. A node that is killed so is still to be given to
+    /// [`Scratch::kill`] before it can be started again.
+    pub(crate) fn signal(&self, node: usize, signal: Signal) {
+        self.cluster.signal(node, signal);
+    }
+
     /// Stops nodes where they stand, until [`Scratch::resume`].
     pub(crate) fn pause(&self, nodes: &[usize]) {
         nodes.iter().for_each(|node| self.cluster.signal(*node, Signal::STOP));

@@ -59,7 +59,7 @@ fn unknown_flags_and_commands_are_refused() {
 
 #[test]
 fn a_missing_server_binary_is_named_with_the_remedy() {
-    for command in [&["run"][..], &["cluster"], &["demo"], &["with-cluster", "--", "true"]] {
+    for command in [&["run"][..], &["cluster"], &["demo"], &["failover"], &["with-cluster", "--", "true"]] {
         let (name, rest) = command.split_at(1);
         let arguments = [name, &["--server", "/nonexistent/apexkv"], rest].concat();
         refused(&arguments, "no server binary at /nonexistent/apexkv: build it with `make build`");
@@ -69,6 +69,8 @@ fn a_missing_server_binary_is_named_with_the_remedy() {
 #[test]
 fn a_demo_that_could_not_survive_is_refused() {
     refused(&["demo", "--nodes", "2"], "at least 3");
+    refused(&["failover", "--nodes", "2"], "at least 3");
+    refused(&["failover", "--how", "shout"], "kill, pause");
 }
 
 #[test]

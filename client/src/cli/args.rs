@@ -170,6 +170,20 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     parse_size::parse_size(text).map_err(|error| format!("{error}; give bytes, or a number and a unit, for example 4KiB"))
 }
 
+/// Events a second, plain or with k (a thousand) or M (a million).
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let text = text.trim();
+    let (digits, unit) = match text.char_indices().last() {
+        Some((end, 'k' | 'K')) => (&text[..end], 1e3),
+        Some((end, 'M')) => (&text[..end], 1e6),
+        _ => (text, 1.0),
+    };
+    match digits.parse::<f64>().map(|number| number * unit) {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("give a number a second from 0.001 to 1000M, for example 500 or 10k".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +199,15 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert!(duration("5").is_err_and(|reason| reason.contains("unit")));
         assert!(duration("0s").is_err());
+    }
+
+    #[test]
+    fn rates_may_have_a_unit() {
+        for (text, expected) in [("500", 500.0), ("10k", 10_000.0), ("2.5K", 2_500.0), ("1M", 1e6), (" 3 ", 3.0)] {
+            assert_eq!(rate(text), Ok(expected), "{text}");
+        }
+        for text in ["", "k", "0", "-1", "10q", "NaN", "inf", "2000M", "1e3é"] {
+            assert!(rate(text).is_err_and(|reason| reason.contains("10k")), "{text}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use crate::storage::hint::Hint;
 use crate::storage::manifest::{Listed, State};
 use crate::storage::record;
 use crate::storage::segment::{LENGTH_MAX, Segment, SegmentHeader, file_name};
+use crate::storage::{is_lost, unread};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Where a record stands, and how many bytes it takes at most. A lost one has none.
@@ -59,9 +61,15 @@ pub(super) struct Part {
 
 impl Part {
     /// A segment of which nothing has been read. The flag says whether the header block is whole.
-    pub(super) fn open(disk: &dyn Disk, listed: Listed, cluster: u128, node: u128, first: u64) -> (Part, bool) {
+    ///
+    /// Errors: the file cannot be opened now, which says nothing about what is in it.
+    pub(super) fn open(disk: &dyn Disk, listed: Listed, cluster: u128, node: u128, first: u64) -> Result<(Part, bool)> {
         let name = file_name(listed.id);
-        let opened = open_leniently(disk, &listed, &name, cluster, node);
+        let opened = match disk.open(&name) {
+            Ok(file) => open_leniently(file, &listed, &name, cluster, node),
+            Err(error) if error.kind() == ErrorKind::NotFound || is_lost(&error) => None,
+            Err(source) => return Err(unread(&name, 0, source)),
+        };
         let whole = opened.as_ref().is_some_and(|(_, whole)| *whole);
         let part = Part {
             listed,
@@ -76,7 +84,7 @@ impl Part {
             commit: 0,
             last_batch: 0,
         };
-        (part, whole)
+        Ok((part, whole))
     }
 
     /// One past the index of the last entry found so far.
@@ -166,10 +174,10 @@ fn checked(bytes: &[u8], index: u64) -> Option<usize> {
     (record.id.index == index && is_well_formed(&record)).then_some(length)
 }
 
-/// The file of a listed segment, whatever its bytes are, and whether its header block is whole. `None` if it cannot be opened, or is not
+/// The file of a listed segment, whatever its bytes are, and whether its header block is whole. `None` if it is not
 /// the one that was listed. The seed in a damaged header block may be wrong: then no batch will be found valid.
-fn open_leniently(disk: &dyn Disk, listed: &Listed, name: &str, cluster: u128, node: u128) -> Option<(Arc<Segment>, bool)> {
-    let file: Arc<dyn DiskFile> = Arc::new(Around(disk.open(name).ok()?));
+fn open_leniently(file: Arc<dyn DiskFile>, listed: &Listed, name: &str, cluster: u128, node: u128) -> Option<(Arc<Segment>, bool)> {
+    let file: Arc<dyn DiskFile> = Arc::new(Around(file));
     // The cache may hold what the device has not.
     let _ = file.drop_cache(0);
     let Listed { id, length, .. } = *listed;

@@ -132,7 +132,7 @@ impl Surveyor<'_> {
             self.manifest.segments.iter().filter_map(|listed| Some((first_of(listed)?, *listed))).collect();
         sealed.sort_by_key(|(first, _)| *first);
         for (first, listed) in sealed {
-            let (part, whole) = Part::open(self.disk, listed, self.cluster, self.node, first);
+            let (part, whole) = Part::open(self.disk, listed, self.cluster, self.node, first)?;
             let follows = if first == self.survey.next() { Ok(()) } else { Err(part.corrupt("it does not follow the segment before it")) };
             if self.hindered(follows.and_then(|()| part.check_seal()))?.is_none() {
                 self.survey.end_known = false;
@@ -212,7 +212,7 @@ impl Surveyor<'_> {
         let listed: Vec<Listed> = self.manifest.segments.iter().filter(|listed| listed.state == State::Open).copied().collect();
         let (mut tails, mut bad) = (Vec::new(), Vec::new());
         for listed in listed {
-            let (part, whole) = Part::open(self.disk, listed, self.cluster, self.node, first);
+            let (part, whole) = Part::open(self.disk, listed, self.cluster, self.node, first)?;
             let Some(segment) = part.segment.clone() else {
                 bad.push(part);
                 continue;

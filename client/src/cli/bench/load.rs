@@ -1,18 +1,25 @@
 //! The requests themselves: frames that are encoded once, with a key number that is written over before each use.
 
+use super::keys::Chance;
 use super::{BenchOptions, Workload};
-use apexkv_client::protocol::{Command, LARGEST_KEY, LARGEST_VALUE, REQUEST_HEADER, Status, encode_request};
-use apexkv_client::{Connection, Error, Pipeline};
-use std::time::{Duration, Instant};
+use apexkv_client::Error;
+use apexkv_client::protocol::{Command, LARGEST_KEY, LARGEST_VALUE, REQUEST_HEADER, encode_request};
 
 const PREFIX: &[u8] = b"bench:";
-/// Requests in flight while the keys are written before the measurement.
-const FILL_DEPTH: usize = 128;
+
+/// What one request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Set,
+    Get,
+}
 
 /// The frames of a workload; each thread works on a copy.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     workload: Workload,
+    /// Of a mixed load, GETs in a hundred requests.
+    reads: u64,
     set: Vec<u8>,
     get: Vec<u8>,
     digits: std::ops::Range<usize>,
@@ -38,21 +45,26 @@ impl Load {
         let (mut set, mut get) = (Vec::new(), Vec::new());
         encode_request(&mut set, Command::Set, &key, &[&value]);
         encode_request(&mut get, Command::Get, &key, &[]);
-        Ok(Load { workload: options.workload, set, get, digits: REQUEST_HEADER + PREFIX.len()..REQUEST_HEADER + key.len() })
+        let digits = REQUEST_HEADER + PREFIX.len()..REQUEST_HEADER + key.len();
+        Ok(Load { workload: options.workload, reads: options.reads(), set, get, digits })
     }
 
-    /// The next request of the workload, for key `number`.
-    pub(crate) fn frame(&mut self, number: u64, chance: &mut Chance) -> &[u8] {
-        let set = match self.workload {
-            Workload::Set => true,
-            Workload::Get => false,
-            Workload::Mixed => chance.next() & 1 == 0,
+    /// What the next request does.
+    pub(crate) fn next(&self, chance: &mut Chance) -> Operation {
+        match self.workload {
+            Workload::Set => Operation::Set,
+            Workload::Get => Operation::Get,
+            Workload::Mixed if chance.next() % 100 < self.reads => Operation::Get,
+            Workload::Mixed => Operation::Set,
+        }
+    }
+
+    /// The request for key `number`.
+    pub(crate) fn frame(&mut self, operation: Operation, number: u64) -> &[u8] {
+        let frame = match operation {
+            Operation::Set => &mut self.set,
+            Operation::Get => &mut self.get,
         };
-        self.numbered(set, number)
-    }
-
-    fn numbered(&mut self, set: bool, number: u64) -> &[u8] {
-        let frame = if set { &mut self.set } else { &mut self.get };
         let mut rest = number;
         for digit in frame[self.digits.clone()].iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
@@ -62,80 +74,34 @@ impl Load {
     }
 }
 
-/// Writes every key once, so that each GET finds one.
-pub(crate) fn fill(load: &Load, keys: u64, leader: &str, timeout: Duration) -> Result<(), Error> {
-    let broken = |reason: String| Error::Unknown { endpoint: leader.to_owned(), reason };
-    let deadline = || Instant::now() + timeout;
-    let connection = Connection::open(leader, timeout, deadline()).map_err(|error| broken(error.to_string()))?;
-    let (mut load, mut pipeline) = (load.clone(), Pipeline::new(connection));
-    let mut next = 0;
-    while next < keys || pipeline.outstanding() > 0 {
-        while next < keys && pipeline.outstanding() < FILL_DEPTH {
-            pipeline.push_frame(load.numbered(true, next));
-            next += 1;
-        }
-        pipeline.flush(deadline()).map_err(|error| broken(error.to_string()))?;
-        loop {
-            let response = pipeline.receive(deadline()).map_err(|error| broken(error.to_string()))?;
-            if response.status != Status::Ok {
-                let message = format!("writing the keys before the measurement: {}", String::from_utf8_lossy(response.payload));
-                return Err(Error::Refused { status: response.status, endpoint: leader.to_owned(), message });
-            }
-            if pipeline.outstanding() == 0 || !pipeline.has_response() {
-                break;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// SplitMix64: picks keys fast; nothing depends on its quality.
-#[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
-
-impl Chance {
-    pub(crate) fn new(seed: u64) -> Chance {
-        Chance(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::options;
     use super::*;
-
-    fn options(keys: u64, key_size: u64) -> BenchOptions {
-        BenchOptions {
-            workload: Workload::Get,
-            connections: 1,
-            depth: 1,
-            keys,
-            key_size,
-            value_size: 3,
-            duration: Duration::from_secs(1),
-            warmup: Duration::ZERO,
-        }
-    }
 
     #[test]
     fn the_key_number_fills_the_key() {
-        let mut load = Load::new(&options(1_000, 10)).expect("3 digits fit");
-        assert_eq!(load.frame(7, &mut Chance::new(1)), b"\x02\x0a\0\0\0\0\0\0\0bench:0007");
-        assert_eq!(load.frame(42, &mut Chance::new(1)), b"\x02\x0a\0\0\0\0\0\0\0bench:0042");
+        let mut load = Load::new(&options(&["--workload", "get", "--keys", "1000", "--key-size", "10"])).expect("3 digits fit");
+        assert_eq!(load.frame(Operation::Get, 7), b"\x02\x0a\0\0\0\0\0\0\0bench:0007");
+        assert_eq!(load.frame(Operation::Get, 42), b"\x02\x0a\0\0\0\0\0\0\0bench:0042");
     }
 
     #[test]
     fn a_key_size_without_room_for_the_numbers_is_refused() {
-        assert!(Load::new(&options(1_000, 9)).is_ok());
-        assert!(matches!(Load::new(&options(1_001, 9)), Err(Error::Usage(reason)) if reason.contains("10 to")));
-        assert!(Load::new(&options(1, 7)).is_ok());
-        assert!(Load::new(&options(1, 2 << 20)).is_err());
+        let load = |keys, key_size| Load::new(&options(&["--keys", keys, "--key-size", key_size]));
+        assert!(load("1000", "9").is_ok());
+        assert!(matches!(load("1001", "9"), Err(Error::Usage(reason)) if reason.contains("10 to")));
+        assert!(load("1", "7").is_ok());
+        assert!(load("1", "2MiB").is_err());
+    }
+
+    #[test]
+    fn a_mixed_load_has_the_share_of_reads_that_was_asked_for() {
+        for (reads, expected) in [("0", 0..1), ("95", 9_400..9_600), ("100", 10_000..10_001)] {
+            let load = Load::new(&options(&["--workload", "mixed", "--reads", reads])).expect("good options");
+            let mut chance = Chance::new(5);
+            let gets = (0..10_000).filter(|_| load.next(&mut chance) == Operation::Get).count();
+            assert!(expected.contains(&gets), "{reads} %: {gets} of 10000");
+        }
     }
 }

@@ -1,0 +1,48 @@
+//! How a replica has reads confirmed: those whose values were looked up already, and backups. Part of the replica: plain data and decisions.
+//! It never looks a value up.
+
+use super::event::{BackupRequest, Outcome, Reply};
+use super::gate::EarlyRead;
+use super::replica::Replica;
+use crate::bugbank::planted;
+
+impl<C: Clone> Replica<C> {
+    /// Reads that were looked up already wait for one round together. One that was looked up when this node led another term cannot be
+    /// confirmed: what it found may have been old.
+    pub(super) fn on_reads(&mut self, reads: Vec<EarlyRead<C>>) {
+        let Some(ticket) = self.node.read() else {
+            let outcome = Outcome::NotLeader { leader: self.node.leader() };
+            return self.refuse_reads(reads, &outcome);
+        };
+        let term = self.node.term();
+        let (sound, old): (Vec<_>, Vec<_>) = reads.into_iter().partition(|read| read.term == term);
+        for EarlyRead { client, slot, deadline_ms, .. } in sound {
+            self.waiting.add_read(client, slot, ticket.round, 0, self.now + u64::from(deadline_ms));
+        }
+        self.refuse_reads(old, &Outcome::Busy("leadership changed while the value was read; try again".into()));
+    }
+
+    pub(super) fn refuse_reads(&mut self, reads: Vec<EarlyRead<C>>, outcome: &Outcome) {
+        let refused = reads.into_iter().map(|EarlyRead { client, slot, .. }| Reply { client, slot, outcome: outcome.clone() });
+        self.actions.replies.extend(refused);
+    }
+
+    /// The term in which lookups may come before their confirmation; 0 if there is none: this node leads it, and its state includes all
+    /// that was acknowledged before it.
+    pub fn serving(&self) -> u64 {
+        let current = self.node.leads_from().is_some_and(|first| self.applier.applied() >= first || planted(28));
+        if current { self.node.term() } else { 0 }
+    }
+
+    /// A backup is a read: confirmed by a round, and of a state that holds everything acknowledged before.
+    pub(super) fn on_backup(&mut self, request: BackupRequest<C>) {
+        let deadline = self.now + u64::from(request.deadline_ms);
+        match self.node.read() {
+            Some(ticket) => self.waiting.add_backup(request, ticket.round, ticket.index, deadline),
+            None => {
+                let outcome = Outcome::NotLeader { leader: self.node.leader() };
+                self.actions.replies.push(Reply { client: request.client, slot: request.slot, outcome });
+            }
+        }
+    }
+}
