@@ -1,5 +1,5 @@
-//! How a replica has reads confirmed: those whose values were looked up already, and backups. Part of the replica: plain data and decisions.
-//! It never looks a value up.
+//! How a replica has reads confirmed: those whose values were looked up already, and backups. Part of the replica: plain data and
+//! decisions. It never looks a value up.
 
 use super::event::{BackupRequest, Outcome, Reply};
 use super::gate::EarlyRead;
