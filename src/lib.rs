@@ -20,8 +20,9 @@
 //! 8. Applying decides conditions and inserts places into the keydir, in log order ([`storage::applier`]).
 //! 9. The outcomes go to their connections; whoever completes the head of a connection's order encodes all ready responses and sends them
 //!    with one send ([`server::Connection`]).
-//! 10. A GET waits for one read round (a majority has answered a message that left after the read arrived), then its connection's
-//!     thread looks the key up, copies the value from the memory map and checks its CRC ([`storage::store::Store`]).
+//! 10. A GET is looked up at once by its connection's thread, which copies the value from the memory map and checks its CRC
+//!     ([`storage::store::Store`]); the response leaves when one read round (a majority has answered a message that left after the read
+//!     arrived) has shown that this node led ([`server::gate`]).
 //!
 //! # The rooms
 //!

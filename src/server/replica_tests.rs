@@ -3,6 +3,7 @@
 use super::*;
 use crate::raft::{Config, Outline, Recovered, Settings};
 use crate::server::event::{Request, Slot};
+use crate::server::gate::{EarlyRead, ReadGate};
 use crate::storage::Options;
 use crate::storage::directory::{Directory, Founding, FoundingMember};
 use crate::storage::preparer::{PrepareError, Preparer};
@@ -281,4 +282,32 @@ fn a_node_ends_over_what_it_has_told_of_its_present_state_and_nothing_else() {
         assert_eq!(fatal.is_some(), ends, "{note:?}: {fatal:?}");
         assert!(fatal.is_none_or(|(code, text)| code == 7 && text.contains(&hash.to_string()) && text.contains(&other.to_string())));
     }
+}
+
+#[test]
+fn a_read_that_was_looked_up_counts_only_in_the_term_that_was_being_served_then() {
+    let mut alone = Alone::new(Limits::default());
+    let mut led_without_serving = false;
+    while alone.replica.serving() == 0 {
+        alone.replica.tick(1);
+        led_without_serving |= alone.replica.is_leader() && alone.replica.serving() == 0;
+        assert!(alone.replica.serving() == 0 || alone.replica.position().applied > 0, "nothing of this term is applied");
+        alone.turn();
+        assert!(alone.replica.position().applied > 0 || alone.replica.serving() == 0, "nothing of this term is applied");
+    }
+    assert!(led_without_serving, "a leader whose first entry is not applied may know less than was acknowledged before it");
+    let term = alone.replica.serving();
+    assert_eq!(term, alone.replica.node().term());
+    let gate = Arc::new(ReadGate::new());
+    for (slot, term) in [(1, term - 1), (2, term), (3, term + 1)] {
+        gate.enter(EarlyRead { client: (), slot, term, deadline_ms: 1_000 });
+    }
+    alone.replica.handle(Event::Reads(gate));
+    let mut replies = Vec::new();
+    for _ in 0..10 {
+        replies.extend(alone.turn().replies);
+    }
+    replies.sort_by_key(|reply| reply.slot);
+    let outcomes: Vec<&Outcome> = replies.iter().map(|reply| &reply.outcome).collect();
+    assert!(matches!(outcomes[..], [Outcome::Busy(_), Outcome::Proceed, Outcome::Busy(_)]), "{outcomes:?}");
 }

@@ -62,6 +62,8 @@ pub(super) fn position(disk: &dyn Disk, manifest: &Manifest, cluster: u128, node
             // A seal may lie in the middle of a batch, whose term is at least that of the entry before the seal.
             (Some(end), Ok(Some(found))) if found.index >= end => last = last.max(EntryId { index: end, ..found }),
             (Some(end), _) => last = last.max(EntryId { term: hard_state.term, index: end }),
+            // A header that counts further than anything can is damaged, too.
+            (None, Ok(Some(found))) if found.index > NUMBER_MAX => untold += listed.length / record::HEADER_BYTES as u64,
             (None, Ok(Some(found))) => last = last.max(found),
             (None, Ok(None)) => {}
             (None, Err(_)) => untold += listed.length / record::HEADER_BYTES as u64,

@@ -212,10 +212,10 @@ fn a_restore_makes_nothing_of_a_damaged_file_and_nothing_in_a_directory_that_is_
     assert!(!nodes[0].data.exists(), "nothing was made");
     flip_byte(&file, 1000);
     assert_eq!(restore(&file, &nodes[0]).status.code(), Some(0));
-    for occupied in [&nodes[0], &cluster.nodes[0]] {
+    for (occupied, reason) in [(&nodes[0], "not empty"), (&cluster.nodes[0], "in use by another process")] {
         let refused = restore(&file, occupied);
         let text = said(&refused);
-        assert!(refused.status.code() == Some(7) && text.contains("not empty") && text.lines().count() == 1, "{text}");
+        assert!(refused.status.code() == Some(7) && text.contains(reason) && text.lines().count() == 1, "{text}");
     }
     let missing = restore(&PathBuf::from("/missing/backup"), &nodes[1]);
     assert!(missing.status.code() == Some(7) && said(&missing).contains("/missing/backup"), "{}", said(&missing));

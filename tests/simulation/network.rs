@@ -215,7 +215,7 @@ impl World {
                 self.note_refusal(handshake.from, &refusal);
                 self.refused(&handshake, 0);
             }
-            Err(error) => self.fatal_link(to, &error),
+            Err(error) => self.fatal(to, &error),
         }
     }
 
@@ -258,7 +258,6 @@ impl World {
             last_heard: self.now,
             term_seen: handshake.hello.term,
         });
-        self.rouse(from);
         let at = self.now + self.latency(from, to);
         self.network.connections[number].last_arrival = at;
         self.schedule(at, What::Opened(number, Box::new(handshake.hello)));
@@ -312,7 +311,6 @@ impl World {
         if self.members[from].rolled_back.is_none() {
             self.oracle.sent(from, &outgoing.envelope);
         }
-        self.count_vote(from, &outgoing.envelope.message);
         let to = position_of(outgoing.envelope.to);
         let class = if outgoing.envelope.message.is_bulk() { LinkClass::Bulk } else { LinkClass::Control };
         let Some(process) = &self.members[from].process else { return };
@@ -337,8 +335,7 @@ impl World {
             && self.random.per_mille(self.plan.duplication)
         {
             let at = self.now + self.random.spread((MILLISECOND, 2 * SECOND));
-            let life = self.members[from].lives;
-            self.schedule(at, What::Stray { from, to, life, bytes: bytes.clone() });
+            self.schedule(at, What::Stray { from, to, bytes: bytes.clone() });
         }
         self.enqueue(number, packet);
     }
@@ -359,8 +356,8 @@ impl World {
         match peer::encode(&mut bytes, &outgoing.envelope, records) {
             Ok(()) => Some(bytes),
             Err(error) => {
-                assert!(self.members[from].is_damaged(), "{from} cannot send {:?}: {error}", outgoing.envelope);
-                self.fatal_link(from, &error);
+                assert!(self.members[from].damaged, "{from} cannot send {:?}: {error}", outgoing.envelope);
+                self.fatal(from, &error);
                 None
             }
         }
@@ -404,7 +401,6 @@ impl World {
         };
         let Some((envelope, records)) = decode(&bytes) else { return };
         self.trace.note(&[3, number as u64, envelope.term, records.len() as u64]);
-        self.count_refusal(to, &envelope.message);
         let connection = &mut self.network.connections[number];
         let Some(process) = &self.members[to].process else { return };
         let promises = !matches!(envelope.message, Message::PreVote { .. } | Message::PreVoteReply { .. });
@@ -417,10 +413,9 @@ impl World {
     }
 
     /// A message arrives a second time, whatever has become of its connection.
-    pub(crate) fn stray(&mut self, from: usize, to: usize, life: u64, bytes: &[u8]) {
+    pub(crate) fn stray(&mut self, from: usize, to: usize, bytes: &[u8]) {
         // A node that forgot has no links, and nothing else reaches it.
-        let outdated = self.is_outdated(from, to, life) || self.members[to].rolled_back.is_some();
-        if self.is_blocked(from, to) || self.members[to].process.is_none() || outdated {
+        if self.is_blocked(from, to) || self.members[to].process.is_none() || self.members[to].rolled_back.is_some() {
             return;
         }
         let Some((envelope, records)) = decode(bytes) else { return };
@@ -500,7 +495,7 @@ impl World {
         let flushed = process.marks.flush(&process.view);
         self.rouse(to);
         if let Err(error) = flushed {
-            self.fatal_link(to, &error);
+            self.fatal(to, &error);
         }
         self.end_at_sender_later(number);
     }
