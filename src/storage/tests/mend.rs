@@ -498,3 +498,19 @@ fn a_full_disk_is_mended_in_the_space_of_the_reserve() {
         }
     }
 }
+
+#[test]
+fn a_segment_of_a_newer_program_is_no_damage() {
+    let patient = patient(true, Hints::Made);
+    for (name, _) in &patient.ends {
+        let device = patient.device();
+        let mut block = device.durable(name).expect("there");
+        block.truncate(HEADER_BLOCK as usize);
+        block[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32fast::hash(&[&block[..12], &block[16..]].concat());
+        block[12..16].copy_from_slice(&crc.to_le_bytes());
+        device.overwrite(name, 0, &block).expect("overwritten");
+        let error = attempt(&device).expect_err("nobody knows what is in it").to_string();
+        assert!(error.contains(name) && error.contains("start a newer apexkv"), "{error}");
+    }
+}
