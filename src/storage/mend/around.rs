@@ -1,6 +1,6 @@
-//! A file as far as it can be read: what the device has lost, and what lies behind an end that came too early, reads as zeros. No record and
-//! no header of a batch consists of zeros, so nothing of it is ever taken for what was written. For looking only. Errors that say nothing
-//! about the device, only about this process or this moment, stay errors: nothing is concluded from them.
+//! A file as far as it can be read: what the device has lost, and what lies behind an end that came too early, reads as zeros. No record
+//! and no header of a batch consists of zeros, so nothing of it is ever taken for what was written. For looking only. Errors that say
+//! nothing about the device, only about this process or this moment, stay errors: nothing is concluded from them.
 
 use crate::storage::disk::{DiskFile, Mapping};
 use crate::storage::is_lost;
