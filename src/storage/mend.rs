@@ -146,14 +146,14 @@ impl Damaged {
         Ok(Damaged { unopened, cause, survey, position_at_most, lost, fetched: Fetched::default() })
     }
 
-    /// What the start found.
-    pub fn cause(&self) -> &Error {
-        &self.cause
+    /// What the start found, for a person who need not do anything about it yet.
+    pub fn cause(&self) -> String {
+        super::without_remedy(&self.cause)
     }
 
     /// What keeps this log from being mended, if there is anything.
-    pub fn obstacle(&self) -> Option<&Error> {
-        self.survey.obstacle.as_ref()
+    pub fn obstacle(&self) -> Option<String> {
+        self.survey.obstacle.as_ref().map(super::without_remedy)
     }
 
     /// This node's durable term.
