@@ -15,7 +15,7 @@
 //!    8 attempt                 counts the sender's connection attempts since its start
 //!    8 term                    durable
 //! 8+8 last                     term and index of the last entry of the log
-//!    1 link                    0 founding, 1 control, 2 bulk, 3 snapshot
+//!    1 link                    0 founding, 1 control, 2 bulk, 3 snapshot, 4 mending
 //!    … members                 two bytes of count, then the sorted ids of the founding members
 //!    … record                  1 byte: 0 none, 1 the founding record: cluster, count, id and uuid of each member
 //!    … credential              behind two bytes of length; empty today
@@ -53,8 +53,10 @@ pub enum LinkClass {
     Control,
     /// Entries.
     Bulk,
-    /// The files of one snapshot; the only class on which the acceptor answers.
+    /// The files of one snapshot; the acceptor answers.
     Snapshot,
+    /// Questions of a node that mends its log; the acceptor answers.
+    Mend,
 }
 
 /// Who a node is and where it stands; said by both sides.
@@ -199,6 +201,7 @@ fn get_hello(fields: &mut Fields<'_>) -> Result<Hello> {
             1 => LinkClass::Control,
             2 => LinkClass::Bulk,
             3 => LinkClass::Snapshot,
+            4 => LinkClass::Mend,
             other => return Err(Error::Protocol(format!("a link of unknown class {other}"))),
         },
         members: get_members(fields)?,

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use crate::server::mailbox::Sender;
 
 use super::gate::ReadGate;
+use crate::protocol::mend::Standing;
 use crate::protocol::peer::Note;
 use crate::raft::{Envelope, NodeId};
 use crate::storage::log::Piece;
+use crate::storage::mend::{Missing, Wanted};
 use crate::storage::snapshot::{Received, Snapshot};
 use crate::storage::state_at::StateAt;
 use crate::storage::store::Located;
@@ -58,6 +60,8 @@ pub enum Event<C> {
     Damaged(String),
     /// Sending a snapshot to a follower has come to an end, good or bad.
     SnapshotEnded(NodeId),
+    /// A peer mends its log, and asks.
+    Mend(MendQuestion),
     /// Hand leadership over if possible, then stop: SIGINT or SIGTERM.
     Shutdown,
 }
@@ -194,6 +198,38 @@ impl From<&'static str> for Text {
     fn from(text: &'static str) -> Text {
         Text::Fixed(text)
     }
+}
+
+/// A question of a peer that mends its log, handed on by the thread that has its connection.
+#[derive(Debug)]
+pub struct MendQuestion {
+    /// The entries that it lacks; without any it only wants to know how this node stands.
+    pub wanted: Option<Wanted>,
+    /// Takes the answer; there is room for it.
+    pub answer: Sender<MendAnswer>,
+}
+
+/// The answer to such a question.
+#[derive(Debug)]
+pub struct MendAnswer {
+    /// How this node stands.
+    pub standing: Standing,
+    /// What it has of the first of the wanted entries.
+    pub holding: Option<Holding>,
+}
+
+/// What a running log has of some entries.
+#[derive(Debug)]
+pub enum Holding {
+    /// Their records, to be read by whoever may wait for the disk.
+    Pieces(Vec<Piece>),
+    /// No record up to `through`.
+    Missing {
+        /// Index of the last entry for which that is so.
+        through: u64,
+        /// Why.
+        why: Missing,
+    },
 }
 
 /// A message that arrived from a peer.

@@ -1,6 +1,6 @@
 //! The receiving side of a link: the first exchange, then frame after frame into the inbox. Nothing of a peer that was not admitted gets
 //! further than the exchange. Nothing is ever said on an inbound link but the welcome or the refusal; snapshots are answered, see
-//! `snapshot_receiver`.
+//! `snapshot_receiver`, and so are questions about lost entries, see `mend_link`.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::acceptor::Pending;
 use super::event::Incoming;
 use super::identity::{Refusal, Verdict, judge};
+use super::mend_link;
 use super::registry::Age;
 use super::shared::Shared;
 use super::snapshot_receiver;
@@ -31,8 +32,10 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
         Ok(hello) => hello,
         Err(error) => return stranger(shared, stream, &error),
     };
-    if hello.link == LinkClass::Founding {
-        return show_record(shared, stream, &hello);
+    match hello.link {
+        LinkClass::Founding => return show_record(shared, stream, &hello),
+        LinkClass::Mend => return mend_link::serve_running(shared, stream, &hello),
+        LinkClass::Control | LinkClass::Bulk | LinkClass::Snapshot => {}
     }
     let Some(peer) = admit(shared, stream, &hello) else { return };
     if let Err(error) = welcome(shared, stream, &hello) {
@@ -157,7 +160,7 @@ fn admit(shared: &Shared, stream: &TcpStream, hello: &Hello) -> Option<NodeId> {
 const DOUBT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says why a peer is refused, once per change. Strangers choose their own names, so they share one subject and its throttle.
-fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
+pub(super) fn complain(shared: &Shared, refusal: &Refusal, hello: &Hello) {
     if matches!(refusal, Refusal::Unfounded { .. }) {
         return;
     }
@@ -249,5 +252,6 @@ pub fn name(link: LinkClass) -> &'static str {
         LinkClass::Control => "control",
         LinkClass::Bulk => "bulk",
         LinkClass::Snapshot => "snapshot",
+        LinkClass::Mend => "mending",
     }
 }

@@ -35,12 +35,9 @@ struct Table {
 }
 
 impl Marks {
-    /// Takes over the slot file and its newest payload. Peers that were never heard are known by the founding record.
+    /// Takes over the slot file and its newest payload.
     pub fn open(file: SlotFile, payload: &[u8], founding: &Founding, own_id: &str) -> Result<Marks> {
-        let stored = decode_stored(payload)?;
-        let known = numbered(founding).into_iter().zip(&founding.members).filter(|((_, id), _)| id != own_id);
-        let mut now: BTreeMap<NodeId, Mark> = known.map(|((node, _), member)| (node, Mark::of_member(member))).collect();
-        now.extend(stored.iter().map(|(node, mark)| (*node, *mark)));
+        let (stored, now) = (decode_stored(payload)?, remembered(payload, founding, own_id)?);
         Ok(Marks { table: Mutex::new(Table { now, stored }), file: Mutex::new(file) })
     }
 
@@ -103,6 +100,14 @@ impl Marks {
         self.table.lock().stored = marks;
         Ok(())
     }
+}
+
+/// What the payload of the file says of the others. Peers that were never heard are known by the founding record.
+pub fn remembered(payload: &[u8], founding: &Founding, own_id: &str) -> Result<BTreeMap<NodeId, Mark>> {
+    let known = numbered(founding).into_iter().zip(&founding.members).filter(|((_, id), _)| id != own_id);
+    let mut now: BTreeMap<NodeId, Mark> = known.map(|((node, _), member)| (node, Mark::of_member(member))).collect();
+    now.extend(decode_stored(payload)?);
+    Ok(now)
 }
 
 /// Whether the payload of a file of marks can be read.

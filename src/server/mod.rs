@@ -19,8 +19,12 @@
 //! | `snapshot-…` | one per snapshot being sent | its connection, the snapshot's reader | its socket, the disk, time |
 //! | `snapshot-finish` | 0 or 1 | a snapshot that has arrived | the disk |
 //! | `peer-marks` | 1 | the file of marks | time, the disk |
+//! | the first thread | 1 | a damaged log, until it is mended | answers of the other nodes, the disk |
 //! | `admin` | one per listener | the admin listener | requests, one at a time, for a bounded time |
 //! | `log` | 1 | standard error | its queue |
+//!
+//! A node that meets damage at its start mends its log before any thread but those of its ports runs: the first thread asks the others, the
+//! peer acceptor's threads answer them.
 //!
 //! The Raft thread waits for nothing but its inbox. Everyone else may wait, because nobody waits for them but through a queue: a queue to
 //! a peer that is full drops, and Raft sends again; the clients' share of the inbox is bounded, and over it the answer is BUSY.
@@ -53,6 +57,10 @@ pub mod links;
 pub mod log_sink;
 pub mod mailbox;
 pub mod marks;
+mod mend_answers;
+pub mod mend_decision;
+mod mend_link;
+mod mending;
 mod merge_thread;
 pub mod metrics;
 pub mod notices;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::server::mailbox::Sender;
 use parking_lot::Mutex;
 
-use super::event::{Event, Incoming, LinkChange};
+use super::event::{Event, Incoming, LinkChange, MendQuestion};
 use crate::protocol::handshake::{Hello, LinkClass};
 use crate::protocol::peer::Note;
 use crate::raft::NodeId;
@@ -26,6 +26,10 @@ pub trait Inbox: Send + Sync {
     fn received(&self, received: Received, term: u64);
     /// Sending a snapshot to a follower came to an end, good or bad.
     fn snapshot_ended(&self, peer: NodeId);
+    /// A peer mends its log, and asks. An inbox that drops the question says nothing.
+    fn mend(&self, question: MendQuestion) {
+        drop(question);
+    }
 }
 
 impl<C: Send + 'static> Inbox for Sender<Event<C>> {
@@ -47,6 +51,10 @@ impl<C: Send + 'static> Inbox for Sender<Event<C>> {
 
     fn snapshot_ended(&self, peer: NodeId) {
         let _ = self.send(Event::SnapshotEnded(peer));
+    }
+
+    fn mend(&self, question: MendQuestion) {
+        let _ = self.send(Event::Mend(question));
     }
 }
 

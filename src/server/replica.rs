@@ -24,7 +24,7 @@ use crate::storage::state_hash::{Checkpoint, StateHash};
 use crate::storage::writer::{Completion, Job};
 
 use super::comparison::Comparison;
-use super::event::{BackupRequest, ClientBatch, Event, Incoming, LinkChange, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
+use super::event::{BackupRequest, ClientBatch, Event, Incoming, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
 use super::preparing::Preparing;
 use super::upkeep::Upkeep;
 use super::waiting::Waiting;
@@ -319,10 +319,8 @@ impl<C: Clone> Replica<C> {
             Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Note(from, note) => self.on_note(from, note),
-            Event::Link(peer, LinkChange::Up { fresh }) => self.node.link_up(peer, fresh),
-            Event::Link(peer, LinkChange::Down) => self.node.link_down(peer),
-            Event::Link(peer, LinkChange::Dropped) => self.node.dropped(peer),
-            Event::Link(peer, LinkChange::Arriving) => self.node.arriving(peer),
+            Event::Link(peer, change) => self.on_link(peer, change),
+            Event::Mend(question) => self.on_mend(&question),
             Event::Disk(completion) => self.on_disk(completion),
             Event::NotPrepared(reason) => self.on_not_prepared(reason),
             Event::NotHinted { retry } => self.upkeep.not_hinted(retry, self.now + self.limits.prepare_retry_ms),

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::raft::{Node, Settings};
 use crate::storage::applier::Applier;
-use crate::storage::directory::{Directory, Opened};
+use crate::storage::directory::{Attempt, Directory, Opened};
 use crate::storage::disk::Disk;
 use crate::storage::real::RealDisk;
 use crate::storage::{self, mapping};
@@ -34,7 +34,7 @@ use super::responders::Responders;
 use super::status::{Member, StatusView};
 use super::values::Values;
 use super::view::PeerView;
-use super::{accept, admin, founding, identity, join, log_sink, sockets};
+use super::{accept, admin, founding, identity, join, log_sink, marks, mending, sockets};
 
 /// Open files that are kept for peers, and for segments that are still to come.
 const FILES_RESERVED: usize = 512;
@@ -175,8 +175,11 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     let identity = directory.identity();
     let marks = directory.take_marks();
     let options = storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes };
-    let Opened { lock, founding, node: own, hard_state, log, mut applier, store, commit, floor, snapshots, workers, .. } =
-        directory.open_log(&options)?;
+    let opened = match open(config, directory, &options, &peer_listeners, &marks.1, &status, stop) {
+        Err(Error::Closed) => return Ok(()),
+        opened => opened?,
+    };
+    let Opened { lock, founding, node: own, hard_state, log, mut applier, store, commit, floor, snapshots, workers, .. } = *opened;
     let recovered = recovered(&founding, hard_state, &log, commit);
     log::info!("recovered the log to {} in term {}, {} keys", recovered.outline.last(), hard_state.term, store.keys());
 
@@ -236,6 +239,37 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
     disk.stop();
     drop(lock);
     Ok(())
+}
+
+/// Opens the log, with the help of the other nodes if it is damaged.
+fn open(
+    config: &Config,
+    directory: Directory,
+    options: &storage::Options,
+    listeners: &[TcpListener],
+    marks: &[u8],
+    status: &StatusView,
+    stop: &AtomicBool,
+) -> Result<Box<Opened>> {
+    let identity = directory.identity();
+    let founding = directory.founding().expect("a server opens its log after founding").clone();
+    let damaged = match directory.try_open_log(options)? {
+        Attempt::Opened(opened) => return Ok(opened),
+        Attempt::Damaged(damaged) => damaged,
+    };
+    // Until the Raft thread says how this node stands.
+    status.position.lock().damage = Some(damaged.cause().into());
+    let mend_config = mending::MendConfig {
+        id: &config.id,
+        identity,
+        founding: &founding,
+        dial: &config.dial,
+        listeners,
+        client_address: &config.advertise_client,
+        marks: &marks::remembered(marks, &founding, &config.id)?,
+        timing: sockets::Timing::default(),
+    };
+    mending::mend(&mend_config, damaged, stop)
 }
 
 fn lose_as_told(applier: &mut Applier) {

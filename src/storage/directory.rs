@@ -6,9 +6,11 @@ use super::aside;
 use super::disk::Disk;
 use super::founding::{FOUNDING_CAPACITY, IDENTITY_CAPACITY, decode_identity, encode_identity};
 use super::manifest::{self, Manifest};
+use super::mend::Damaged;
+use super::recovery::Recovered;
 use super::segment;
 use super::slots::SlotFile;
-use super::writer::{self, HARD_STATE_CAPACITY, HARD_STATE_NAME, decode_hard_state, encode_hard_state};
+use super::writer::{self, HARD_STATE_CAPACITY, HARD_STATE_NAME, LogWriter, decode_hard_state, encode_hard_state};
 use super::{Options, recovery};
 use crate::bugbank::planted;
 use crate::error::{Error, Result};
@@ -135,15 +137,27 @@ impl Directory {
         self.marks.take().expect("marks are taken once, after founding")
     }
 
-    /// Recovers the log and everything around it. The directory must be founded. See the format document for what is believed.
+    /// Recovers the log and everything around it. The directory must be founded. See the format document for what is believed. A node that
+    /// is not alone and finds damage puts everything aside at once.
     pub fn open_log(self, options: &Options) -> Result<Opened> {
+        let unopened = self.prepare(options)?;
+        let alone = unopened.founding.members.len() == 1;
+        unopened.open(|writer, node, hard_state, options| recovery::recover(writer, node, hard_state, options, alone))
+    }
+
+    /// The same, but a node that is not alone gets its damaged log to do something about it.
+    pub fn try_open_log(self, options: &Options) -> Result<Attempt> {
+        self.prepare(options)?.attempt()
+    }
+
+    fn prepare(self, options: &Options) -> Result<Unopened> {
         let founding = self.founding.expect("the log is opened after founding");
         let node = node_of(&founding, &self.id)?;
         let (hard_state_file, payload) = SlotFile::open(&self.disk, HARD_STATE_NAME)?;
         let hard_state = decode_hard_state(&payload)?;
         let (manifest_file, payload) = SlotFile::open(&self.disk, manifest::NAME)?;
         let mut writer = writer::LogWriter {
-            disk: Arc::clone(&self.disk),
+            disk: self.disk,
             cluster: founding.cluster,
             boot: self.identity.boot,
             hard_state: hard_state_file,
@@ -152,11 +166,60 @@ impl Directory {
             chain: writer::Chain::default(),
         };
         aside::put_back(&mut writer, self.identity.uuid, &hard_state)?;
-        let recovered = recovery::recover(writer, self.identity.uuid, &hard_state, options, founding.members.len() == 1)?;
-        let recovery::Recovered { log, applier, workers, snapshots, store, commit, floor } = recovered;
-        let Directory { disk, lock, identity, .. } = self;
-        Ok(Opened { disk, lock, identity, founding, node, hard_state, log, applier, workers, snapshots, store, commit, floor })
+        Ok(Unopened { lock: self.lock, identity: self.identity, founding, node, hard_state, options: *options, writer })
     }
+}
+
+/// What an attempt to open the log comes to.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is whole.
+    Opened(Box<Opened>),
+    /// It is damaged, and other nodes may have what is missing.
+    Damaged(Box<Damaged>),
+}
+
+/// A founded directory, and what is to be known before its log is looked at.
+#[derive(Debug)]
+pub(super) struct Unopened {
+    pub(super) lock: Lock,
+    pub(super) identity: Identity,
+    pub(super) founding: Founding,
+    pub(super) node: NodeId,
+    pub(super) hard_state: HardState,
+    pub(super) options: Options,
+    pub(super) writer: LogWriter,
+}
+
+impl Unopened {
+    /// Opens the log if it is whole; a node that is alone has no other way.
+    pub(super) fn attempt(self) -> Result<Attempt> {
+        if self.founding.members.len() == 1 {
+            let opened = self.open(|writer, node, hard_state, options| recovery::recover(writer, node, hard_state, options, true))?;
+            return Ok(Attempt::Opened(Box::new(opened)));
+        }
+        let Unopened { lock, identity, founding, node, hard_state, options, writer } = self;
+        match recovery::recover_whole(writer, identity.uuid, &hard_state, &options)? {
+            Ok(recovered) => Ok(Attempt::Opened(Box::new(opened(lock, identity, founding, node, hard_state, recovered)))),
+            Err((writer, cause)) => {
+                let unopened = Unopened { lock, identity, founding, node, hard_state, options, writer };
+                Damaged::new(unopened, cause).map(|damaged| Attempt::Damaged(Box::new(damaged)))
+            }
+        }
+    }
+
+    /// Opens the log as `recover` has it.
+    pub(super) fn open(self, recover: impl FnOnce(LogWriter, u128, &HardState, &Options) -> Result<Recovered>) -> Result<Opened> {
+        let Unopened { lock, identity, founding, node, hard_state, options, writer } = self;
+        let recovered = recover(writer, identity.uuid, &hard_state, &options)?;
+        Ok(opened(lock, identity, founding, node, hard_state, recovered))
+    }
+}
+
+fn opened(lock: Lock, identity: Identity, founding: Founding, node: NodeId, hard_state: HardState, recovered: Recovered) -> Opened {
+    let Recovered { log, applier, workers, snapshots, store, commit, floor } = recovered;
+    let disk = Arc::clone(&workers.writer.disk);
+    Opened { disk, lock, identity, founding, node, hard_state, log, applier, workers, snapshots, store, commit, floor }
 }
 
 /// Files that are only made behind an identity need one.

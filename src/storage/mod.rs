@@ -21,6 +21,7 @@
 //! | scrubber | [`scrub::Scrubber`] | read files again |
 //! | receiver of a snapshot | [`snapshot::SnapshotMaker`] | make data files that do not count yet |
 //! | any thread | [`store::Store`], [`log::Piece`] | read |
+//! | nobody, before the log is open | [`mend::Damaged`] | fill what is lost, put new segments in the place of damaged ones |
 //! | nobody, while no node runs | [`inspect::Inspected`] | look at everything |
 //!
 //! # Files
@@ -174,13 +175,30 @@
 //! sector that cannot be read is damage, too; a file that this process cannot open now, for lack of descriptors perhaps, is not. Whoever
 //! finds damage while the node runs sets *distrusted*.
 //!
-//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, puts everything
-//!   aside (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to the last
-//!   entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes only for
-//!   logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are removed.
+//! * In a cluster, a start that meets damage below the end of the log, or that finds *distrusted* set by the run before, reads every
+//!   byte of the log. What is lost are runs of entries whose indexes are known: from seals, from the headers of batches, from hints.
+//!   Records are looked for only where their places follow from something that was checked, never by their looks alone: a value may look
+//!   like one.
+//! * Lost records are the same bytes on every node. In one term one leader writes, and only appends; so any log that holds an entry of
+//!   the same term as a known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not; and
+//!   as far as both logs are known to be committed, they are the same ([`mend`]). The other nodes are asked for the records, and the
+//!   damaged ones among them give what they still have.
+//! * When nothing is missing any more, each damaged segment is made anew, with a number of its own: the same entries in as few batches
+//!   as they fit, and the same hint at other offsets. The batches that were there before were at least as many, so their numbers suffice.
+//!   The new numbers are first listed as *dropped*, so that what a crash leaves is removed; then the files are made, as a segment is, but
+//!   with their batches; then one change of the manifest names them in place of the old ones. Where the header of a batch is whole, its
+//!   CRC must match what came from the others. The node goes on as if nothing had been.
+//! * What is not mended so: the end of the log, if nothing tells which entries it held; files outside the log; segments whose hints are
+//!   needed and damaged, too. And entries that no other node has, because they were never committed. When the other nodes can go on
+//!   without this log, it is put aside.
+//! * *Put aside* (the file `quarantine.rs`): one change of the manifest lists all files as such, empties the log, and sets *floor* to
+//!   the last entry that the log held. The leader fills the log again. Until it has reached the floor, this node does not lead, and votes
+//!   only for logs that have reached it: so it stands for what it acknowledged as if it had it. Then the files that were put aside are
+//!   removed.
 //! * Where damage hides how far the log went, the floor is the farthest that it can have gone: in the newest term, at the end that the
 //!   manifest gives, or at as many entries as fit the file. The leader of that term lowers it: nobody holds more of the term than it has.
 //!   One of two voters votes for the other all the same, which has whatever was committed.
+//! * If a committed entry has no copy on any node, the nodes that lost it refuse to start, and change nothing.
 //! * If no other node has the data, the way back (the file `aside.rs`) is to stop the node, to mend the files, and to rename
 //!   `manifest.aside` to `manifest.back`, before the log has reached the floor. One change of the manifest then lists what it lists; what
 //!   was fetched meanwhile is put aside in its turn, and its last entry becomes the floor.
@@ -252,6 +270,8 @@
 //!   the sender of the snapshot.
 //! * **Inputs of a merge, or what a snapshot replaced, not yet removed.** They are *dropped*, and a start removes them.
 //! * **A dropped segment's file removed, the manifest still naming it.** The name is all that is left, and it is taken out.
+//! * **While a log is mended.** Before the change of the manifest that names the new segments, the old ones stand, and what was made is
+//!   removed. After it the old ones are *dropped*. What was fetched stands in a half-made file until then, and is fetched again.
 //! * **Founding.** Hard state, manifest and marks are made first; without the cluster file behind them they count for nothing.
 //! * **A restore** ([`restore`]) makes hard state first, with a term above 0, and the cluster file last. With the one and without the
 //!   other a start refuses; before the first there is nothing.
@@ -284,6 +304,7 @@ mod location;
 pub mod log;
 mod manifest;
 pub mod mapping;
+pub mod mend;
 pub mod merge;
 mod ordered;
 mod piece;

@@ -1,4 +1,4 @@
-//! Quarantine: what a node does about damage in its log or its files when other nodes have the data. Everything that it held is put aside,
+//! Quarantine: what a node does about damage that cannot be mended when other nodes have the data. Everything that it held is put aside,
 //! untouched, and it starts with an empty log; the leader fills it again. What it had promised by holding those entries stands: it keeps
 //! the position of its log as a *floor*. Until its log has reached the floor again it does not seek leadership, and it votes only for
 //! candidates whose logs have. So an entry that it once acknowledged is in the log of whoever leads, as if it still held the entry.
@@ -24,14 +24,14 @@ use super::writer::{HARD_STATE_NAME, LogWriter};
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
 
-/// Puts everything aside because of `damage`. From here on the log is empty. Fails with the damage itself if the manifest or the hard state
-/// is what is damaged.
-pub(super) fn quarantine(writer: &mut LogWriter, node: u128, hard_state: &HardState, damage: Error) -> Result<()> {
+/// Puts everything aside because of `damage`. From here on the log is empty, and this node stands for one that ended at `position`. Fails
+/// with the damage itself if the manifest or the hard state is what is damaged.
+pub(super) fn quarantine(writer: &mut LogWriter, position: EntryId, damage: Error) -> Result<()> {
     let Error::Corrupt { file, .. } = &damage else { return Err(damage) };
     if file == super::manifest::NAME || file == HARD_STATE_NAME {
         return Err(damage);
     }
-    let floor = position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state)?.max(writer.manifest.floor);
+    let floor = position.max(writer.manifest.floor);
     log::error!("{}", super::without_remedy(&damage));
     log::error!("all of the log is put aside and fetched again from the other nodes; until it reaches {floor} this node does not lead");
     aside::keep(&*writer.disk, &writer.manifest)?;

@@ -15,7 +15,7 @@ use super::log::{Log, LogSegment};
 use super::manifest::{self, Listed, Manifest, State};
 use super::merge::{File, Merger};
 use super::preparer::Preparer;
-use super::quarantine::quarantine;
+use super::quarantine::{self, quarantine};
 use super::reserve::Reserve;
 use super::retire::MergeState;
 use super::scan::{Scan, first_header};
@@ -118,11 +118,34 @@ pub(super) fn recover(mut writer: LogWriter, node: u128, hard_state: &HardState,
     let unlisted = find_unlisted(&writer)?;
     let found = match read_trusted(&mut writer, node, hard_state, options, alone) {
         Err(damage @ Error::Corrupt { .. }) if !alone && !planted(46) => {
-            quarantine(&mut writer, node, hard_state, damage)?;
+            let position = quarantine::position(&*writer.disk, &writer.manifest, writer.cluster, node, hard_state)?;
+            quarantine(&mut writer, position, damage)?;
             read(&mut writer, node, hard_state, options)?
         }
         found => found?,
     };
+    assemble(writer, node, options, found, &unlisted)
+}
+
+/// The same for a node that is not alone; but damage, and the writer, are handed back, and nothing is changed.
+pub(super) fn recover_whole(
+    mut writer: LogWriter,
+    node: u128,
+    hard_state: &HardState,
+    options: &Options,
+) -> Result<std::result::Result<Recovered, (LogWriter, Error)>> {
+    let unlisted = find_unlisted(&writer)?;
+    let manifest = writer.manifest.clone();
+    match read_trusted(&mut writer, node, hard_state, options, false) {
+        Err(damage @ Error::Corrupt { .. }) if !planted(46) => Ok(Err((LogWriter { manifest, ..writer }, damage))),
+        found => assemble(writer, node, options, found?, &unlisted).map(Ok),
+    }
+}
+
+/// Recovers what the manifest lists after everything that was damaged has been put aside.
+pub(super) fn recover_rest(mut writer: LogWriter, node: u128, hard_state: &HardState, options: &Options) -> Result<Recovered> {
+    let unlisted = find_unlisted(&writer)?;
+    let found = read(&mut writer, node, hard_state, options)?;
     assemble(writer, node, options, found, &unlisted)
 }
 

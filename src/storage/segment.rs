@@ -105,6 +105,22 @@ impl SegmentHeader {
         }
         Ok((header, crc))
     }
+
+    /// What the header block says, whether its CRC matches or not. Only for looking at what is damaged.
+    pub(super) fn read_unchecked(file: &dyn DiskFile) -> Result<SegmentHeader> {
+        let mut block = [0; 68];
+        file.read_at(&mut block, 0).map_err(Error::io("read a header block"))?;
+        let mut fields = super::bytes::Fields::new(&block[16..]);
+        let truncated = || Error::Closed;
+        Ok(SegmentHeader {
+            cluster: fields.u128().ok_or_else(truncated)?,
+            node: fields.u128().ok_or_else(truncated)?,
+            id: fields.u32().ok_or_else(truncated)?,
+            length: fields.u64().ok_or_else(truncated)?,
+            seed: fields.u64().ok_or_else(truncated)?,
+            data: false,
+        })
+    }
 }
 
 fn block_crc(block: &[u8]) -> u32 {

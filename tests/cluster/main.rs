@@ -18,6 +18,8 @@
 //! | `founding` | every order of starting, and nodes that must not take part |
 //! | `impostors` | wiped, foreign, copied and rolled-back directories |
 //! | `startup` | wrong flags, unusable directories, ports in use, damage |
+//! | `repair` | damaged logs that come back from the other nodes, or are refused |
+//! | `mend` | which copies of which entries are lost, case by case |
 //! | `limits` | file descriptors that run out |
 //! | `full_disk` | disks that are full, on file systems of a few megabytes |
 //! | `snapshots` | followers that need what the log has given up |
@@ -37,6 +39,7 @@ mod harness;
 mod impostors;
 mod ledger;
 mod limits;
+mod mend;
 mod node;
 mod partitions;
 mod ports;

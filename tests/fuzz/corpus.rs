@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use apexkv::protocol::frame;
 use apexkv::protocol::handshake::{Greeting, Hello, LinkClass};
+use apexkv::protocol::mend::{self, Said as Asked, Standing};
 use apexkv::protocol::peer::{self, Note};
 use apexkv::protocol::snapshot::{self, Begin, Said as Carried};
 use apexkv::raft::{Config, Entries, EntryId, Envelope, Message, NodeId};
 use apexkv::storage::directory::{Founding, FoundingMember};
+use apexkv::storage::mend::{Missing, Wanted};
 use apexkv::storage::record::{self, Operation};
 use apexkv::storage::snapshot::Position;
 use apexkv::storage::state_hash::{Checkpoint, StateHash};
@@ -114,7 +116,31 @@ fn peer_frames() -> Vec<(&'static str, Vec<u8>)> {
     peer::encode(&mut bulk, &envelope(append), put).expect("within limits");
     let listed = as_list(&bulk[1..]);
     let transfer = transfer(&records);
-    vec![("sound-messages", small), ("sound-append", bulk), ("sound-append-listed", listed), ("sound-snapshot", transfer)]
+    vec![
+        ("sound-messages", small),
+        ("sound-append", bulk),
+        ("sound-append-listed", listed),
+        ("sound-snapshot", transfer),
+        ("sound-mending", mending(&records)),
+    ]
+}
+
+/// All that is said while a log is mended.
+fn mending(records: &[u8]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for said in [
+        Asked::Look,
+        Asked::Standing(Standing { running: true, whole: true, last: EntryId { term: 3, index: 9 } }),
+        Asked::Want(Wanted { first: 4, last: 9, terms: vec![3, 5], commit: 7 }),
+        Asked::Records { first: 4, records: records.to_vec() },
+        Asked::Missing { through: 6, why: Missing::Damaged },
+        Asked::Missing { through: 8, why: Missing::Other },
+        Asked::Missing { through: 9, why: Missing::Compacted },
+        Asked::Missing { through: 9, why: Missing::Unsure },
+    ] {
+        mend::encode(&mut frames, &said).expect("within limits");
+    }
+    as_list(&frames)
 }
 
 /// All that is said while a snapshot is sent.

@@ -7,6 +7,7 @@ mod hints;
 mod inspect;
 mod keys;
 mod log;
+mod mend;
 mod merges;
 mod quarantine;
 mod real_files;

@@ -5,9 +5,9 @@
 //! | target | the bytes are | memory, at most |
 //! |---|---|---|
 //! | `client_frames` | what a client sends, what a server answers | 640 KiB + 64 a byte |
-//! | `peer_frames` | frames on an established link, or on a snapshot's connection, records included | 192 KiB + 32 a byte |
+//! | `peer_frames` | frames on a link, or on a connection for a snapshot or for mending, records included | 192 KiB + 32 a byte |
 //! | `handshake` | the first exchange of two peers | 192 KiB + 32 a byte |
-//! | `segments` | changes to a data directory's segments, or a segment's batches as a whole | 12 MiB + 64 a byte |
+//! | `segments` | changes to a data directory's segments, or a segment's batches as a whole | 24 MiB + 64 a byte |
 //! | `slots` | a slot file | 256 KiB + 16 a byte |
 //! | `state_files` | the payload of manifest, hard state, identity, founding record or peers' marks; a hint file | 12 MiB + 64 a byte |
 //! | `core_messages` | messages and other inputs to one member's core | 1 MiB + 2 KiB a byte |
@@ -24,6 +24,7 @@ pub(crate) mod directory;
 mod host;
 mod inputs;
 mod memory;
+mod mending;
 pub(crate) mod peer;
 mod seal;
 pub(crate) mod storage;

@@ -2,6 +2,7 @@
 
 use apexkv::protocol::frame::{self, Frame};
 use apexkv::protocol::handshake::{Greeting, Hello};
+use apexkv::protocol::mend;
 use apexkv::protocol::peer::{self, Said};
 use apexkv::protocol::snapshot;
 use apexkv::raft::EntryId;
@@ -48,9 +49,18 @@ pub(crate) fn peer_frames(data: &[u8]) {
 /// A frame on a snapshot's connection.
 fn carry(whole: &[u8]) {
     let Ok(Some(frame)) = frame::read(&mut &whole[..]) else { panic!("a frame that was read cannot be read again") };
-    let Ok(said) = snapshot::decode(frame) else { return };
+    let Ok(said) = snapshot::decode(frame) else { return mend(whole) };
     let mut again = Vec::new();
     snapshot::encode(&mut again, &said).unwrap_or_else(|error| panic!("{said:?} was read and cannot be written: {error}"));
+    assert_eq!(again, whole, "{said:?}");
+}
+
+/// A frame on a connection for mending.
+fn mend(whole: &[u8]) {
+    let Ok(Some(frame)) = frame::read(&mut &whole[..]) else { panic!("a frame that was read cannot be read again") };
+    let Ok(said) = mend::decode(frame) else { return };
+    let mut again = Vec::new();
+    mend::encode(&mut again, &said).unwrap_or_else(|error| panic!("{said:?} was read and cannot be written: {error}"));
     assert_eq!(again, whole, "{said:?}");
 }
 

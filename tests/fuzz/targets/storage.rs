@@ -15,6 +15,7 @@ use apexkv::storage::slots::SlotFile;
 
 use super::directory::{self, ID, SEGMENT_BYTES, SLOT_BYTES, STATE_FILES};
 use super::memory::bounded;
+use super::mending;
 use super::seal;
 
 /// First byte: lowest bit, whether checksums are set right; next bit, whether the rest are the second segment's batches as they stand
@@ -39,6 +40,7 @@ pub(crate) fn segments(data: &[u8]) {
         }
         disk.put(&directory::name(number), segment);
     }
+    bounded((24 << 20) + 64 * bytes.len(), || mending::mend(&disk));
     bounded((12 << 20) + 64 * bytes.len(), || open(&disk));
 }
 
