@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use super::mailbox::bounded;
 
 use super::event::{Holding, MendAnswer, MendQuestion};
 use super::identity::{Verdict, judge};

@@ -5,6 +5,7 @@
 use super::*;
 use crate::raft::{EntryId, HardState, Node, Settings};
 use crate::server::event::{Event, MendQuestion};
+use crate::server::mailbox::bounded;
 use crate::server::mend_link::said;
 use crate::server::recovered::recovered;
 use crate::server::replica::{Limits, Replica};
@@ -15,7 +16,6 @@ use crate::storage::log::Log;
 use crate::storage::record::{self, Operation};
 use crate::storage::simulated::{DiskImage, SimulatedDisk};
 use crate::storage::writer::{Completion, Job, LogWriter};
-use crossbeam_channel::bounded;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
