@@ -9,6 +9,9 @@ pub(super) const PROBE_BYTES: u64 = 64 << 10;
 /// them in a queue of fixed length however slow the link is.
 pub const APPENDS_UNDER_WAY_MAX: usize = 128;
 
+/// With so many appends under way, small ones wait for the leader's next write.
+pub(super) const APPENDS_AHEAD: usize = 2;
+
 /// How a follower is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
@@ -73,6 +76,11 @@ impl Progress {
             Mode::Probe | Mode::Snapshot => self.pause == 0 && self.arriving == 0,
             Mode::Replicate => self.next <= last && self.inflight_bytes < window && self.inflight.len() < APPENDS_UNDER_WAY_MAX,
         }
+    }
+
+    /// How many appends that were sent ahead have not been answered.
+    pub(super) fn under_way(&self) -> usize {
+        self.inflight.len()
     }
 
     /// Notes that `count` entries of about `bytes` left. A probe keeps its position and waits `pause` ticks.

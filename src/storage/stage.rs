@@ -67,6 +67,8 @@ pub(super) struct Stage {
     sequence: u64,
     /// Bytes of records not known to be durable.
     bytes: u64,
+    /// How many bytes were placed before the last freeze: about as many will be before the next.
+    usual: usize,
 }
 
 /// Whether a batch at `base` with `body` bytes takes one more record of `bytes` in a segment of `length`, a closing batch left room
@@ -106,6 +108,9 @@ impl Stage {
             gathering.body += bytes;
             gathering.freeze();
         } else {
+            if gathering.open.capacity() == 0 {
+                gathering.open.reserve(self.usual.max(records.len()));
+            }
             gathering.open.extend_from_slice(&records);
             gathering.body += bytes;
         }
@@ -116,6 +121,7 @@ impl Stage {
     /// Makes all placed records readable and sendable.
     pub(super) fn freeze(&mut self) {
         if let Some(gathering) = &mut self.gathering {
+            self.usual = gathering.open.len().min(OWN_CHUNK_BYTES);
             gathering.freeze();
         }
     }
