@@ -12,6 +12,7 @@
 //! | `clients`, `operations` | connections, pipelined batches, what was asked |
 //! | `faults` | faults strike, and are healed |
 //! | `damage` | disks that rot, are mixed up, wiped or put back to an old copy, and who may believe their owners |
+//! | `repair` | damage is found, the log put aside and fetched again |
 //! | `oracle`, `model` | what must hold after every step |
 //! | `history` | what the clients saw, for the judge of linearizability |
 //! | `counts` | how much of what happened |
@@ -36,6 +37,7 @@ mod oracle;
 mod plan;
 mod process;
 mod random;
+mod repair;
 mod report;
 mod run;
 mod swarm;
