@@ -365,6 +365,10 @@ impl Plan {
             // Some nodes are hit again soon, while their logs are being fetched again perhaps.
             let (times, mut at) = (if random.per_mille(300) { random.between((2, 4)) } else { 1 }, at);
             for time in 0..times {
+                // Once the others have been healed, it could be one too many: what this log lost may be with a member that stays cut off.
+                if at >= self.time {
+                    break;
+                }
                 self.faults.push((at, Fault::Decay { node, pick: pick.rotate_left(time as u32) }));
                 if random.per_mille(if times > 1 { 1000 } else { 600 }) {
                     let death = *random.pick(&[Death::Kill, Death::Tear, Death::LoseAll]);
