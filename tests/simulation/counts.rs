@@ -69,8 +69,10 @@ pub(crate) struct Counts {
     pub(crate) quarantines: u64,
     /// Of these, before the one put aside earlier had been fetched again.
     pub(crate) quarantines_again: u64,
-    /// Nobody could say how far they had gone.
-    pub(crate) floors_unknown: u64,
+    /// The files did not say how far they had gone.
+    pub(crate) floors_guessed: u64,
+    /// A leader has said it.
+    pub(crate) floors_lowered: u64,
     /// Files that were changed while the log was being fetched again.
     pub(crate) harmed_while_aside: u64,
     /// Logs that had been fetched again.
@@ -99,7 +101,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// All plain numbers, with what they count.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 53] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 54] {
         [
             ("core events", &mut self.events),
             ("messages sent", &mut self.messages),
@@ -137,7 +139,8 @@ impl Counts {
             ("damage met by links", &mut self.damage_met),
             ("logs put aside", &mut self.quarantines),
             ("of these again", &mut self.quarantines_again),
-            ("of these of unknown end", &mut self.floors_unknown),
+            ("of these of unknown end", &mut self.floors_guessed),
+            ("ends told by the leader", &mut self.floors_lowered),
             ("damaged while aside", &mut self.harmed_while_aside),
             ("logs fetched again", &mut self.heals),
             ("of these from the log", &mut self.healed_by_log),
@@ -158,7 +161,7 @@ impl Counts {
     }
 
     /// How often clusters did each of the things that they do for their files.
-    pub(crate) fn upkeep(&self) -> [(&'static str, u64); 17] {
+    pub(crate) fn upkeep(&self) -> [(&'static str, u64); 19] {
         [
             ("hints", self.hints),
             ("retirements", self.retirements),
@@ -172,6 +175,8 @@ impl Counts {
             ("finds of the scrubber", self.scrub_finds),
             ("logs put aside", self.quarantines),
             ("logs put aside once more", self.quarantines_again),
+            ("logs put aside of unknown end", self.floors_guessed),
+            ("ends of logs told by the leader", self.floors_lowered),
             ("damage while a log was aside", self.harmed_while_aside),
             ("logs fetched again from a log", self.healed_by_log),
             ("logs fetched again with a snapshot", self.healed_by_snapshot),

@@ -177,6 +177,11 @@ impl Oracle {
         put_aside
     }
 
+    /// Whether a log never went as far as a floor says, so that the floor is a guess.
+    pub(crate) fn never_reached(&self, node: usize, floor: EntryId) -> bool {
+        floor.index > self.nodes[node].terms.len() as u64
+    }
+
     /// The entry that a node has shown at an index; zero before the first.
     fn position(&self, node: usize, index: u64) -> EntryId {
         let term = index.checked_sub(1).map_or(0, |position| self.nodes[node].terms[position as usize]);

@@ -40,8 +40,9 @@ impl World {
                 self.counts.starts += 1;
                 let forgot = self.has_forgotten(node, &found);
                 if !forgot {
+                    let guessed = self.oracle.never_reached(node, found.floor);
                     let put_aside = self.oracle.started(node, &found);
-                    self.note_repair(node, &found, put_aside);
+                    self.note_repair(node, &found, put_aside, guessed);
                 }
                 let now = self.now;
                 let member = &mut self.members[node];
@@ -259,9 +260,10 @@ impl World {
         self.counts.events += 1;
         let writes = if let Event::Client(batch) = &event { World::writes_of(batch) } else { Vec::new() };
         let Some(process) = &mut self.members[node].process else { return };
-        let before = process.replica.node().last();
+        let (before, floor) = (process.replica.node().last(), process.replica.node().floor());
         process.replica.handle(event);
         let core = process.replica.node();
+        self.counts.floors_lowered += u64::from(core.floor() < floor && core.floor().term > 0);
         if !writes.is_empty() && core.last() != before {
             let (term, first) = (core.term(), before.index + 1);
             assert!(core.last() == EntryId { term, index: before.index + writes.len() as u64 }, "{node} takes a batch in part");

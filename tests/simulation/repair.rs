@@ -90,15 +90,21 @@ impl World {
 
     // ---- start ----
 
-    /// A node has started; `put_aside` if that was for damage.
-    pub(crate) fn note_repair(&mut self, node: usize, found: &Found, put_aside: bool) {
+    /// A node has started. With `put_aside` it lacks what it had, and its floor stands for that. With `guessed` the floor is beyond all that
+    /// it ever had.
+    pub(crate) fn note_repair(&mut self, node: usize, found: &Found, put_aside: bool, guessed: bool) {
         let member = &mut self.members[node];
         let before = member.harm.aside;
         if put_aside {
-            assert!(member.harm.untold, "{node} puts its log aside up to {}, and nothing has happened to its files", found.floor);
-            self.counts.quarantines += 1;
-            self.counts.quarantines_again += u64::from(before);
-            self.counts.floors_unknown += u64::from(found.floor.index > u64::from(u32::MAX));
+            // An older copy of a log that was being fetched again ends earlier, and its floor stands for the rest, too.
+            assert!(
+                member.harm.untold || member.harm.older,
+                "{node} puts its log aside up to {}, and nothing has happened to its files",
+                found.floor
+            );
+            self.counts.quarantines += u64::from(member.harm.untold);
+            self.counts.quarantines_again += u64::from(member.harm.untold && before);
+            self.counts.floors_guessed += u64::from(guessed);
             (member.harm.untold, member.harm.distrusted, member.harm.aside_since) = (false, false, member.lives);
         }
         member.harm.aside = found.floor.term > 0;
