@@ -19,6 +19,9 @@
 //! | `run` | one seed from beginning to end; cutting a failing schedule down |
 //! | `swarm`, `report` | many seeds, and what is said about them |
 //!
+//! Mending record by record, with which the server tries to get by without putting a damaged log aside, is not played here: it runs over
+//! connections, before there is a Raft thread. So damage always leads to what the server does where mending fails.
+//!
 //! `APEXKV_SEED=n` replays one seed and says what happened; `APEXKV_FAULTS=1,4` keeps only these of its faults. `APEXKV_SEEDS=n` runs so
 //! many from `APEXKV_FIRST` on, in `APEXKV_THREADS` threads, until `APEXKV_FAILURES` of them have failed; `APEXKV_PROGRESS=1` shows how
 //! far it is, as a bar on a terminal and as a line now and then elsewhere.
