@@ -4,10 +4,10 @@
 //! | kind | frame | said by | fields |
 //! |---|---|---|---|
 //! | 64 | `Look` | asker | none |
-//! | 65 | `Want` | asker | first index, last index (8 bytes each), terms: how many (1 byte), then 8 bytes each |
+//! | 65 | `Want` | asker | first, last, and committed index (8 bytes each), terms: how many (1 byte), then 8 bytes each |
 //! | 66 | `Standing` | answerer | flags (1 byte: 1 running, 2 whole), last entry |
 //! | 67 | `Records` | answerer | first index (8); the records follow the head |
-//! | 68 | `Missing` | answerer | through (8), reason (1 byte: 0 damaged, 1 other, 2 compacted) |
+//! | 68 | `Missing` | answerer | through (8), reason (1 byte: 0 damaged, 1 other, 2 compacted, 3 unsure) |
 //!
 //! `Look` is answered by `Standing`, `Want` by one of the others, about the first of the wanted entries and as many behind it as the
 //! answerer likes. An entry's position is term, then index; both 0 for an empty log. What is in the records is not looked at here:
@@ -33,7 +33,7 @@ const WHOLE: u8 = 2;
 pub struct Standing {
     /// It takes part in the cluster.
     pub running: bool,
-    /// Nothing of its log is lost.
+    /// Nothing of its log is lost, as far as it knows.
     pub whole: bool,
     /// The last entry of its log, lost ones counted as present.
     pub last: EntryId,
@@ -78,10 +78,11 @@ pub fn encode(out: &mut Vec<u8>, said: &Said) -> Result<()> {
 fn put_head(out: &mut Vec<u8>, said: &Said) {
     match said {
         Said::Look => out.push(LOOK),
-        Said::Want(Wanted { first, last, terms }) => {
+        Said::Want(Wanted { first, last, terms, commit }) => {
             out.push(WANT);
-            out.extend_from_slice(&first.to_le_bytes());
-            out.extend_from_slice(&last.to_le_bytes());
+            for number in [first, last, commit] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             out.push(terms.len().min(PROOFS_MAX) as u8);
             for term in terms.iter().take(PROOFS_MAX) {
                 out.extend_from_slice(&term.to_le_bytes());
@@ -103,6 +104,7 @@ fn put_head(out: &mut Vec<u8>, said: &Said) {
                 Missing::Damaged => 0,
                 Missing::Other => 1,
                 Missing::Compacted => 2,
+                Missing::Unsure => 3,
             });
         }
     }
@@ -119,13 +121,14 @@ pub fn decode(frame: Frame) -> Result<Said> {
     let said = match kind {
         LOOK => Said::Look,
         WANT => {
-            let (first, last, count) = (fields.number()?, fields.number()?, usize::from(fields.u8()?));
+            let (first, last, commit) = (fields.number()?, fields.number()?, fields.number()?);
+            let count = usize::from(fields.u8()?);
             let terms = (0..count).map(|_| fields.number()).collect::<Result<Vec<u64>>>()?;
             let proved = (1..=PROOFS_MAX).contains(&count) && terms[0] > 0 && terms.is_sorted_by(|a, b| a < b);
             if first == 0 || last < first || !proved {
                 return Err(Error::Protocol(format!("entries {first}..={last} are wanted, proved by {count} terms")));
             }
-            Said::Want(Wanted { first, last, terms })
+            Said::Want(Wanted { first, last, terms, commit })
         }
         STANDING => match fields.u8()? {
             flags if flags & !(RUNNING | WHOLE) != 0 => return Err(Error::Protocol(format!("unknown flags {flags:#04x} of a standing"))),
@@ -138,6 +141,7 @@ pub fn decode(frame: Frame) -> Result<Said> {
                 0 => Missing::Damaged,
                 1 => Missing::Other,
                 2 => Missing::Compacted,
+                3 => Missing::Unsure,
                 other => return Err(Error::Protocol(format!("entries are missing for the unknown reason {other}"))),
             };
             Said::Missing { through, why }
@@ -166,14 +170,14 @@ mod tests {
     fn said() -> impl Strategy<Value = Said> {
         let number = || 1..=1_u64 << 62;
         let terms = proptest::collection::btree_set(number(), 1..=PROOFS_MAX);
-        let want = (number(), 0..1000_u64, terms).prop_map(|(first, more, terms)| {
-            Said::Want(Wanted { first, last: (first + more).min(1 << 62), terms: terms.into_iter().collect() })
+        let want = (number(), 0..1000_u64, terms, number()).prop_map(|(first, more, terms, commit)| {
+            Said::Want(Wanted { first, last: (first + more).min(1 << 62), terms: terms.into_iter().collect(), commit })
         });
         let standing = (any::<bool>(), any::<bool>(), number(), number())
             .prop_map(|(running, whole, term, index)| Said::Standing(Standing { running, whole, last: EntryId { term, index } }));
         let records =
             (number(), proptest::collection::vec(any::<u8>(), 1..99)).prop_map(|(first, records)| Said::Records { first, records });
-        let why = prop_oneof![Just(Missing::Damaged), Just(Missing::Other), Just(Missing::Compacted)];
+        let why = prop_oneof![Just(Missing::Damaged), Just(Missing::Unsure), Just(Missing::Other), Just(Missing::Compacted)];
         let missing = (number(), why).prop_map(|(through, why)| Said::Missing { through, why });
         prop_oneof![Just(Said::Look), want, standing, records, missing]
     }
@@ -199,20 +203,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
+        let want = |first, last, terms: &[u64], commit| Said::Want(Wanted { first, last, terms: terms.to_vec(), commit });
+        assert!(read_back(&bytes_of(&want(1, 5, &[1], 0))).is_ok());
         let wrong = [
-            Said::Want(Wanted { first: 0, last: 5, terms: vec![1] }),
-            Said::Want(Wanted { first: 6, last: 5, terms: vec![1] }),
-            Said::Want(Wanted { first: 1, last: 5, terms: vec![0, 1] }),
-            Said::Want(Wanted { first: 1, last: 5, terms: Vec::new() }),
-            Said::Want(Wanted { first: 1, last: 5, terms: vec![2, 2] }),
-            Said::Want(Wanted { first: 1, last: 1 << 63, terms: vec![1] }),
+            want(0, 5, &[1], 0),
+            want(6, 5, &[1], 0),
+            want(1, 5, &[0, 1], 0),
+            want(1, 5, &[], 9),
+            want(1, 5, &[2, 2], 0),
+            want(1, 1 << 63, &[1], 0),
+            want(1, 5, &[1], 1 << 63),
             Said::Standing(Standing { last: EntryId { term: 0, index: 1 }, ..Standing::default() }),
             Said::Records { first: 1, records: Vec::new() },
         ];
         for said in wrong {
             assert!(read_back(&bytes_of(&said)).is_err(), "{said:?}");
         }
-        for head in [&[STANDING, 4, 0][..], &[MISSING, 1, 0, 0, 0, 0, 0, 0, 0, 3], &[LOOK, 0]] {
+        for head in [&[STANDING, 4, 0][..], &[MISSING, 1, 0, 0, 0, 0, 0, 0, 0, 4], &[LOOK, 0]] {
             assert!(decode(Frame { head: head.to_vec(), records: Vec::new() }).is_err(), "{head:?}");
         }
         assert!(decode(Frame { head: vec![LOOK], records: vec![0] }).is_err(), "records belong to `Records`");

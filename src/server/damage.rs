@@ -46,8 +46,8 @@ pub(super) fn reporter<C: Send + 'static>(writer: Sender<Job>, inbox: Sender<Eve
         let remedy = if alone {
             "no other node has the data: look with apexkv check while this node is stopped, and restore a backup"
         } else {
-            "restart this node to have its log fetched again from the others; if several say this, restart one at a time, and wait until \
-             its STATUS has no lost_to_damage any more"
+            "restart this node to have what is lost fetched from the others; if several say this, restart one at a time, and wait until \
+             its STATUS has neither damage nor lost_to_damage any more"
         };
         metrics.damage_found.increment();
         log::error!("{text}; {remedy}");

@@ -34,7 +34,7 @@ pub fn serve(shared: &Shared, stream: &Arc<TcpStream>, pending: &mut Pending) {
     };
     match hello.link {
         LinkClass::Founding => return show_record(shared, stream, &hello),
-        LinkClass::Mend => return mend_link::serve_running(shared, stream, pending, &hello),
+        LinkClass::Mend => return mend_link::serve_running(shared, stream, &hello),
         LinkClass::Control | LinkClass::Bulk | LinkClass::Snapshot => {}
     }
     let Some(peer) = admit(shared, stream, &hello) else { return };

@@ -22,7 +22,9 @@ impl<C: Clone> Replica<C> {
 
     pub(super) fn on_mend(&mut self, question: &MendQuestion) {
         let floor = self.node.floor();
-        let standing = Standing { running: true, whole: floor.term == 0, last: self.node.last().max(floor) };
+        // Damage that was found while it runs is put right at the next start only, maybe by what the asker has.
+        let whole = floor.term == 0 && self.upkeep.damage.is_none();
+        let standing = Standing { running: true, whole, last: self.node.last().max(floor) };
         let holding = question.wanted.as_ref().map(|wanted| self.hold(wanted));
         // Whoever asked may have gone.
         let _ = question.answer.try_send(MendAnswer { standing, holding });
@@ -34,7 +36,9 @@ impl<C: Clone> Replica<C> {
         if first < self.log.first() {
             return Holding::Missing { through: last.min(self.log.first() - 1), why: Missing::Compacted };
         }
-        let proved = wanted.terms.iter().map(|term| last_of(self.node.outline(), *term)).max().unwrap_or(0).min(last);
+        let by_term = wanted.terms.iter().map(|term| last_of(self.node.outline(), *term)).max().unwrap_or(0);
+        // All logs have the same entries as far as those are committed.
+        let proved = by_term.max(wanted.commit.min(self.node.commit())).min(last).min(self.node.last().index);
         if first > proved {
             // What was lost to damage may be among them.
             let why = if self.node.floor().term > 0 { Missing::Damaged } else { Missing::Other };

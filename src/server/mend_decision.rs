@@ -121,25 +121,36 @@ impl Inquiry {
                 Some((_, _, Missing::Damaged)) => {}
                 // Its log goes another way, and can become whole without the entry.
                 Some((_, _, Missing::Other)) => without.push(heard.last.last),
-                Some((_, _, Missing::Compacted)) | None => return false,
+                // It may have the entry's effect, or become whole without it.
+                Some((_, _, Missing::Compacted | Missing::Unsure)) | None => return false,
             }
         }
         !self.suffice(&without, own)
     }
 
     fn describe(&self, wanted: &[Wanted]) -> String {
-        let silent: Vec<&str> = self.others.values().filter(|(_, heard)| heard.now.is_none()).map(|(id, _)| id.as_str()).collect();
+        let of = |which: &dyn Fn(Option<Standing>) -> bool| {
+            let found = self.others.values().filter(|(_, heard)| which(heard.now)).map(|(id, _)| id.as_str());
+            found.collect::<Vec<_>>().join(", ")
+        };
+        let (silent, hurt) = (of(&|now| now.is_none()), of(&|now| now.is_some_and(|now| !now.running || !now.whole)));
         let what = match wanted.first() {
             Some(Wanted { first, last, .. }) if first == last => format!("entry {first}"),
             Some(Wanted { first, last, .. }) => format!("entries {first}..={last}"),
-            None => "a majority of nodes that are whole".to_owned(),
+            None => "enough nodes that can go on without it".to_owned(),
         };
         let more = if wanted.len() > 1 { format!(" and {} more gaps", wanted.len() - 1) } else { String::new() };
-        if silent.is_empty() {
-            format!("{what}{more}, which no other node has yet, or for enough nodes that are whole")
-        } else {
-            format!("{what}{more}: {} cannot be asked", silent.join(", "))
+        let mut reasons = Vec::new();
+        if !silent.is_empty() {
+            reasons.push(format!("cannot be asked: {silent}"));
         }
+        if !hurt.is_empty() {
+            reasons.push(format!("damaged as well: {hurt}"));
+        }
+        if reasons.is_empty() {
+            reasons.push("no other node has that, and too few of them can go on without it".to_owned());
+        }
+        format!("{what}{more}; {}", reasons.join("; "))
     }
 }
 
@@ -154,7 +165,7 @@ mod tests {
     }
 
     fn wanted(first: u64, last: u64) -> Vec<Wanted> {
-        vec![Wanted { first, last, terms: vec![2] }]
+        vec![Wanted { first, last, terms: vec![2], commit: 0 }]
     }
 
     fn standing(running: bool, whole: bool, index: u64) -> Standing {
@@ -167,7 +178,7 @@ mod tests {
         asked.stands(NodeId(2), standing(false, false, 9));
         asked.lacks(NodeId(2), 3, 3, Missing::Damaged);
         let Step::Wait(text) = asked.step(Some(LAST), &wanted(3, 3), false) else { panic!("node-3 was not asked") };
-        assert!(text.contains("entry 3") && text.contains("node-3") && !text.contains("node-2"), "{text}");
+        assert_eq!(text, "entry 3; cannot be asked: node-3; damaged as well: node-2");
         assert_eq!(asked.step(Some(LAST), &[], true), Step::Mend);
     }
 
@@ -181,6 +192,8 @@ mod tests {
         asked.lacks(NodeId(3), 4, 5, Missing::Damaged);
         assert_eq!(asked.step(Some(LAST), &wanted(2, 6), false), Step::Refuse { index: 4 });
         assert!(matches!(asked.step(Some(LAST), &wanted(2, 3), false), Step::Wait(_)), "node-3 may have those");
+        asked.lacks(NodeId(3), 2, 3, Missing::Unsure);
+        assert!(matches!(asked.step(Some(LAST), &wanted(2, 3), false), Step::Wait(_)), "node-3 may do without those");
     }
 
     #[test]

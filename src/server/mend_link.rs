@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::acceptor::Pending;
 use super::event::{Holding, MendAnswer, MendQuestion};
 use super::identity::{Verdict, judge};
 use super::inbound::{answer, complain};
-use super::shared::Shared;
+use super::shared::{OnDamage, Shared};
 use super::sockets::Timing;
 use crate::error::{Error, Result};
 use crate::protocol::frame;
@@ -57,8 +56,9 @@ pub(super) fn serve(stream: &TcpStream, timing: &Timing, respond: &mut dyn FnMut
     Ok(())
 }
 
-/// Serves one connection to a running node until it ends.
-pub(super) fn serve_running(shared: &Shared, stream: &TcpStream, pending: &mut Pending, hello: &Hello) {
+/// Serves one connection to a running node until it ends. It is never settled: a peer may open as many as it likes, and so they count among
+/// the few connections that are not trusted yet.
+pub(super) fn serve_running(shared: &Shared, stream: &TcpStream, hello: &Hello) {
     let mark = shared.marks.of(shared.peer_of(&hello.id), &shared.view);
     if let Verdict::Refuse(refusal) = judge(shared.standing(), mark.as_ref(), hello) {
         complain(shared, &refusal, hello);
@@ -69,10 +69,8 @@ pub(super) fn serve_running(shared: &Shared, stream: &TcpStream, pending: &mut P
         return;
     }
     let welcome = Greeting::Welcome(Box::new(shared.hello(hello.link)));
-    let served = answer(stream, &shared.timing, &welcome).and_then(|()| {
-        pending.settle();
-        serve(stream, &shared.timing, &mut |wanted| respond(shared, wanted))
-    });
+    let served =
+        answer(stream, &shared.timing, &welcome).and_then(|()| serve(stream, &shared.timing, &mut |wanted| respond(shared, wanted)));
     if let Err(error) = served {
         log::debug!("{} asked for lost entries: {error}", hello.id);
     }
@@ -88,17 +86,19 @@ fn respond(shared: &Shared, wanted: Option<Wanted>) -> Result<Said> {
     let MendAnswer { standing, holding } = ask(wanted.clone())?;
     let (Some(wanted), Some(holding)) = (wanted, holding) else { return Ok(Said::Standing(standing)) };
     let first = wanted.first;
-    if let Some(answer) = said(first, holding)? {
+    if let Some(answer) = said(first, holding, &shared.on_damage)? {
         return Ok(answer);
     }
     // Damage in one record hides those around it: one by one they are there.
     let single = ask(Some(Wanted { last: first, ..wanted }))?.holding;
-    let alone = single.map_or(Ok(None), |holding| said(first, holding))?;
+    let alone = single.map_or(Ok(None), |holding| said(first, holding, &shared.on_damage))?;
     Ok(alone.unwrap_or(Said::Missing { through: first, why: Missing::Damaged }))
 }
 
-/// The answer that these pieces make; `None` if one of them cannot be read.
-pub(super) fn said(first: u64, holding: Holding) -> Result<Option<Said>> {
+/// The answer that these pieces make; `None` if one of them is damaged, of which `on_damage` is told.
+///
+/// Errors: they cannot be read now, which says nothing about what is there.
+pub(super) fn said(first: u64, holding: Holding, on_damage: &OnDamage) -> Result<Option<Said>> {
     let pieces = match holding {
         Holding::Missing { through, why } => return Ok(Some(Said::Missing { through, why })),
         Holding::Pieces(pieces) => pieces,
@@ -107,8 +107,8 @@ pub(super) fn said(first: u64, holding: Holding) -> Result<Option<Said>> {
     for piece in pieces {
         match piece.write_to(&mut records) {
             Ok(()) => {}
-            Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
-                log::error!("{error}");
+            Err(error @ Error::Corrupt { .. }) => {
+                on_damage(&error);
                 return Ok(None);
             }
             Err(error) => return Err(error),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::acceptor::{Acceptor, Pending};
+use super::acceptor::Acceptor;
 use super::identity::{Mark, Standing, Verdict, ids_of, judge, numbered};
 use super::inbound::{answer, read_hello};
 use super::mend_decision::{Inquiry, Step};
@@ -24,7 +24,7 @@ use crate::protocol::handshake::{Greeting, Hello, LinkClass};
 use crate::protocol::mend::{self, Said};
 use crate::raft::NodeId;
 use crate::storage::directory::{Attempt, Founding, Identity, Opened};
-use crate::storage::mend::{Damaged, Found, Wanted};
+use crate::storage::mend::{Damaged, Found, Missing, Wanted};
 
 /// Pause between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(100);
@@ -84,7 +84,9 @@ pub(super) fn mend(config: &MendConfig<'_>, damaged: Box<Damaged>, stop: &Atomic
             Step::Wait(_) => return Err(Error::Closed),
         }
     }
-    Err(damaged.loss_of(0, "although the log has been mended several times: is the device failing?"))
+    let reason =
+        format!("after it has been mended {MENDED_MAX} times, there is still damage ({}): is the device failing?", damaged.cause());
+    Err(Error::Corrupt { file: "the log".to_owned(), offset: 0, reason })
 }
 
 /// What is asked for: nothing that would be of no use.
@@ -107,11 +109,10 @@ struct Desk {
 
 /// Asks and answers until it is settled what is to be done. Also says how many entries came from others.
 fn settle(config: &MendConfig<'_>, damaged: Box<Damaged>, stop: &AtomicBool) -> Result<(Box<Damaged>, Step, u64)> {
-    let wanted = damaged.wanted();
-    let missing: u64 = wanted.iter().map(|wanted| wanted.last + 1 - wanted.first).sum();
+    let missed = missing(&damaged);
     match damaged.obstacle() {
-        None if wanted.is_empty() => return Ok((damaged, Step::Mend, 0)),
-        None => log::warn!("{missing} entries of the log cannot be read here: the other nodes are asked for them"),
+        None if missed == 0 => return Ok((damaged, Step::Mend, 0)),
+        None => log::warn!("{missed} entries of the log cannot be read here: the other nodes are asked for them"),
         Some(obstacle) => {
             log::warn!("the log cannot be mended from entries of the others, and waits until they can do without it: {obstacle}")
         }
@@ -134,13 +135,18 @@ fn settle(config: &MendConfig<'_>, damaged: Box<Damaged>, stop: &AtomicBool) -> 
         strangers: Throttle::new(Duration::from_secs(1)),
     });
     let answering = Arc::clone(&desk);
-    let mut acceptor =
-        Acceptor::start(config.listeners, Arc::new(move |stream: &Arc<TcpStream>, pending: &mut _| answering.serve(stream, pending)))?;
+    // All of its connections count among the few that are not trusted yet: nothing bounds them otherwise.
+    let mut acceptor = Acceptor::start(config.listeners, Arc::new(move |stream: &Arc<TcpStream>, _: &mut _| answering.serve(stream)))?;
     let settled = desk.ask_until_settled(config, stop);
     acceptor.stop();
     let damaged = desk.damaged.lock().take().expect("only this function takes it");
-    let left: u64 = damaged.wanted().iter().map(|wanted| wanted.last + 1 - wanted.first).sum();
-    Ok((damaged, settled?, missing.saturating_sub(left)))
+    let came = missed.saturating_sub(missing(&damaged));
+    Ok((damaged, settled?, came))
+}
+
+/// How many entries are wanted.
+fn missing(damaged: &Damaged) -> u64 {
+    damaged.wanted().iter().map(|wanted| wanted.last + 1 - wanted.first).sum()
 }
 
 impl Desk {
@@ -192,9 +198,15 @@ impl Desk {
             Ok(stream) => stream,
             Err(reason) => return Ok(Err(reason)),
         };
+        let mut said = Instant::now();
         inquire(peer, &self.damaged, inquiry, &mut |question| {
             if stop.load(Ordering::SeqCst) {
                 return Err("shutting down".to_owned());
+            }
+            if said.elapsed() > SAID_AGAIN {
+                let left = self.with(|damaged| missing(damaged)).unwrap_or(0);
+                log::info!("{id} is asked for lost entries; {left} are still missing");
+                said = Instant::now();
             }
             ask(&stream, question).map_err(|error| describe_error(&error))
         })
@@ -234,8 +246,8 @@ impl Desk {
     }
 
     /// Serves one inbound connection until it ends.
-    fn serve(&self, stream: &TcpStream, pending: &mut Pending) {
-        let outcome = read_hello(stream, &self.timing).and_then(|hello| self.receive(stream, pending, &hello));
+    fn serve(&self, stream: &TcpStream) {
+        let outcome = read_hello(stream, &self.timing).and_then(|hello| self.receive(stream, &hello));
         if let Err(error) = outcome
             && let Some(left_out) = self.strangers.allow()
         {
@@ -243,7 +255,7 @@ impl Desk {
         }
     }
 
-    fn receive(&self, stream: &TcpStream, pending: &mut Pending, hello: &Hello) -> Result<()> {
+    fn receive(&self, stream: &TcpStream, hello: &Hello) -> Result<()> {
         let welcome = Greeting::Welcome(Box::new(Hello { link: hello.link, ..self.hello.clone() }));
         if hello.link == LinkClass::Founding {
             return answer(stream, &self.timing, &welcome);
@@ -259,14 +271,13 @@ impl Desk {
             return Ok(());
         }
         answer(stream, &self.timing, &welcome)?;
-        pending.settle();
         serve(stream, &self.timing, &mut |wanted| self.respond(wanted))?;
         self.askers.lock().insert(hello.id.clone());
         Ok(())
     }
 
     fn respond(&self, wanted: Option<Wanted>) -> Result<Said> {
-        self.with(|damaged| respond(damaged, wanted))
+        self.with(|damaged| respond(damaged, wanted))?
     }
 }
 
@@ -281,14 +292,14 @@ fn with<T>(shelf: &Shelf, look: impl FnOnce(&mut Damaged) -> T) -> Result<T> {
 }
 
 /// What a log that waits to be mended answers others.
-fn respond(damaged: &Damaged, wanted: Option<Wanted>) -> Said {
+fn respond(damaged: &Damaged, wanted: Option<Wanted>) -> Result<Said> {
     let Some(wanted) = wanted else {
-        return Said::Standing(mend::Standing { running: false, whole: false, last: damaged.position() });
+        return Ok(Said::Standing(mend::Standing { running: false, whole: false, last: damaged.position() }));
     };
-    match damaged.look(&wanted) {
+    Ok(match damaged.look(&wanted)? {
         Found::Records(records) => Said::Records { first: wanted.first, records },
         Found::Missing { through, why } => Said::Missing { through, why },
-    }
+    })
 }
 
 /// Asks a peer, of which `hear` gets the answers, how it stands and for everything that is missing. The outer error is one of this node's
@@ -304,6 +315,7 @@ fn inquire(
         Ok(other) => return Ok(Err(format!("it answers with {other:?}"))),
         Err(reason) => return Ok(Err(reason)),
     }
+    let mut useless = None;
     for wanted in with(shelf, wanted_of)? {
         let mut next = wanted.first;
         while next <= wanted.last {
@@ -311,7 +323,12 @@ fn inquire(
             next = match hear(&Said::Want(question.clone())) {
                 Ok(Said::Records { first, records }) if first == next => match with(shelf, |damaged| damaged.take(&question, &records))? {
                     Ok(behind) => behind,
-                    Err(error @ Error::Protocol(_)) => return Ok(Err(error.to_string())),
+                    Err(error @ Error::Protocol(_)) => {
+                        // Whatever that is, it is of no use here, and no proof that nobody has the entries.
+                        inquiry.lacks(peer, next, wanted.last, Missing::Unsure);
+                        useless.get_or_insert(error.to_string());
+                        wanted.last + 1
+                    }
                     Err(error) => return Err(error),
                 },
                 Ok(Said::Missing { through, why }) if (next..=wanted.last).contains(&through) => {
@@ -323,7 +340,7 @@ fn inquire(
             };
         }
     }
-    Ok(Ok(()))
+    Ok(useless.map_or(Ok(()), Err))
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ fn open(
         Attempt::Damaged(damaged) => damaged,
     };
     // Until the Raft thread says how this node stands.
-    status.position.lock().damage = Some(damaged.cause().to_string().into());
+    status.position.lock().damage = Some(damaged.cause().into());
     let mend_config = mending::MendConfig {
         id: &config.id,
         identity,

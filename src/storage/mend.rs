@@ -3,8 +3,8 @@
 //! records travel, and nothing decides whether they are worth waiting for.
 //!
 //! * A *hole* is a run of entries whose records cannot be read, and whose indexes are known: from a seal, from a whole header of a batch
-//!   behind it, or from its own. What a hole held is proved by a term, see the file `terms.rs`. If the end of the log cannot be read, it is
-//!   not known what is missing: there is an *obstacle*, and the log cannot be mended here.
+//!   behind it, or from its own. What a hole held is proved by a term, see the file `terms.rs`, or by its having been committed. If the end
+//!   of the log cannot be read, it is not known what is missing: there is an *obstacle*, and the log cannot be mended here.
 //! * A record is the same bytes on every node. So what another node has at the index of a lost one, in a log that proves to be the same up
 //!   to there, is the lost record: committed or not, acknowledged or not. A node whose holes are filled has lost nothing.
 //! * What has left the log is not made of entries, and what a hint decided cannot be decided again once a merge has run. Damage there is an
@@ -21,14 +21,16 @@ mod walk;
 
 use super::applier::is_well_formed;
 use super::directory::{Attempt, Unopened};
+use super::disk::Disk;
 use super::manifest;
 use super::quarantine::{self, quarantine};
 use super::recovery::{self, Opened};
-use super::{record, writer};
+use super::{record, reserve, writer};
 use crate::error::{Error, Result};
 use crate::raft::EntryId;
 use fetched::Fetched;
 use part::Part;
+use std::io;
 use survey::Survey;
 
 /// Records are handed out up to this size, or one at a time if it is larger.
@@ -37,7 +39,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Most terms that are named as proofs of one run of entries.
 pub const PROOFS_MAX: usize = 16;
 
-/// A run of entries that is asked for. Whoever holds, at an index or behind it, an entry of one of the terms has the right record there.
+/// A run of entries that is asked for. Whoever holds, at an index or behind it, an entry of one of the terms has the right record there; so
+/// has whoever knows the entry at that index to be committed, if the asker knows it, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Index of the first entry.
@@ -47,14 +50,18 @@ pub struct Wanted {
     /// The terms that prove them, rising: of the first entry behind the last of them that the asker knows, and of some later ones. At least
     /// one, at most [`PROOFS_MAX`].
     pub terms: Vec<u64>,
+    /// The asker knows that its entries up to this one are committed.
+    pub commit: u64,
 }
 
 /// Why a log does not give what is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
-    /// It holds or may hold them, and cannot read them.
+    /// It holds them, and cannot read them.
     Damaged,
-    /// It does not hold them: it ends before, or has others there.
+    /// Damage hides whether it holds them.
+    Unsure,
+    /// Nothing proves that it holds them: it ends before, or goes another way there or somewhere behind.
     Other,
     /// They have left it; their effect is in the state.
     Compacted,
@@ -97,8 +104,24 @@ struct Entries<'a> {
 impl Entries<'_> {
     /// Appends the record of an entry, and says how many bytes that were.
     fn read(&self, part: &Part, index: u64, out: &mut Vec<u8>) -> Result<usize> {
-        let read = part.read(index, out).or_else(|| self.fetched.read(index, out));
+        let read = match part.read(index, out)? {
+            None => self.fetched.read(index, out)?,
+            read => read,
+        };
         read.ok_or_else(|| super::corrupt(&part.name, part.offset_near(index), format!("entry {index} cannot be read any more")))
+    }
+}
+
+/// Does what needs room on the disk; if there is none, gives the reserve up and does it once more. A start makes another reserve when there
+/// is room. `work` must leave nothing in its own way when it fails.
+fn with_room<T>(disk: &dyn Disk, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let is_full = |error: &Error| {
+        let Error::Io { source, .. } = error else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    };
+    match work() {
+        Err(error) if is_full(&error) && disk.remove(reserve::NAME).is_ok() => work(),
+        done => done,
     }
 }
 
@@ -123,14 +146,14 @@ impl Damaged {
         Ok(Damaged { unopened, cause, survey, position_at_most, lost, fetched: Fetched::default() })
     }
 
-    /// What the start found.
-    pub fn cause(&self) -> &Error {
-        &self.cause
+    /// What the start found, for a person who need not do anything about it yet.
+    pub fn cause(&self) -> String {
+        super::without_remedy(&self.cause)
     }
 
     /// What keeps this log from being mended, if there is anything.
-    pub fn obstacle(&self) -> Option<&Error> {
-        self.survey.obstacle.as_ref()
+    pub fn obstacle(&self) -> Option<String> {
+        self.survey.obstacle.as_ref().map(super::without_remedy)
     }
 
     /// This node's durable term.
@@ -152,7 +175,9 @@ impl Damaged {
 
     /// What is still missing.
     pub fn wanted(&self) -> Vec<Wanted> {
-        let proved = |(first, last): &(u64, u64)| Wanted { first: *first, last: *last, terms: self.survey.terms.proofs(*last, PROOFS_MAX) };
+        let Survey { terms, commit, .. } = &self.survey;
+        let proved =
+            |(first, last): &(u64, u64)| Wanted { first: *first, last: *last, terms: terms.proofs(*last, PROOFS_MAX), commit: *commit };
         self.lost.iter().map(proved).filter(|wanted| !wanted.terms.is_empty()).collect()
     }
 
@@ -169,34 +194,40 @@ impl Damaged {
     }
 
     /// What this log has of what another one lacks.
-    pub fn look(&self, wanted: &Wanted) -> Found {
+    ///
+    /// Errors: it cannot be read now, which says nothing about what is there.
+    pub fn look(&self, wanted: &Wanted) -> Result<Found> {
         let (first, last) = (wanted.first, wanted.last);
         let survey = &self.survey;
         if first <= survey.base.index {
-            return Found::Missing { through: last.min(survey.base.index), why: Missing::Compacted };
+            return Ok(Found::Missing { through: last.min(survey.base.index), why: Missing::Compacted });
         }
-        let proved = wanted.terms.iter().map(|term| survey.terms.last_of(*term)).max().unwrap_or(0);
+        let by_term = wanted.terms.iter().map(|term| survey.terms.last_of(*term)).max().unwrap_or(0);
+        // All logs have the same entries as far as those are committed.
+        let proved = by_term.max(wanted.commit.min(survey.commit)).min(survey.next() - 1);
         if first > proved {
             // Whether this log goes another way, the nearest term says best.
             let nearest = wanted.terms.first().copied().unwrap_or(0);
             let end = if survey.end_known { survey.next() - 1 } else { u64::MAX };
             let possible = survey.terms.bound_of(nearest, end);
-            return if first <= possible {
-                Found::Missing { through: last.min(possible), why: Missing::Damaged }
+            return Ok(if first <= possible {
+                Found::Missing { through: last.min(possible), why: Missing::Unsure }
             } else {
                 Found::Missing { through: last, why: Missing::Other }
-            };
+            });
         }
         self.read(first, last.min(proved))
     }
 
     /// As many records from `first` on as there are in a row.
-    fn read(&self, first: u64, last: u64) -> Found {
+    fn read(&self, first: u64, last: u64) -> Result<Found> {
         let (mut out, mut next) = (Vec::new(), first);
         while next <= last {
             let before = out.len();
-            let part = self.survey.part_of(next);
-            let read = part.and_then(|part| part.read(next, &mut out)).or_else(|| self.fetched.read(next, &mut out));
+            let read = match self.survey.part_of(next).map(|part| part.read(next, &mut out)).transpose()?.flatten() {
+                None => self.fetched.read(next, &mut out)?,
+                read => read,
+            };
             if read.is_none() || out.len() > CHUNK_BYTES && before > 0 {
                 out.truncate(before);
                 break;
@@ -204,11 +235,11 @@ impl Damaged {
             next += 1;
         }
         if !out.is_empty() {
-            return Found::Records(out);
+            return Ok(Found::Records(out));
         }
         let is_lost = |index: &u64| self.lost.iter().any(|(first, last)| (*first..=*last).contains(index));
         let through = (first + 1..=last).take_while(is_lost).last().unwrap_or(first);
-        Found::Missing { through, why: Missing::Damaged }
+        Ok(Found::Missing { through, why: Missing::Damaged })
     }
 
     /// Takes records of the wanted entries from another node, and returns the index behind them. They are checked: an error of the protocol
@@ -235,7 +266,8 @@ impl Damaged {
         if let Some(id) = ids.iter().find(|id| !terms.note(**id)) {
             return Err(Error::Protocol(format!("the record {id} cannot stand beside those that are known")));
         }
-        self.fetched.keep(&*self.unopened.writer.disk, wanted.first, &lengths, records)?;
+        let disk = &*self.unopened.writer.disk;
+        with_room(disk, || self.fetched.keep(disk, wanted.first, &lengths, records))?;
         self.survey.terms = terms;
         self.found(wanted.first, next);
         Ok(next)

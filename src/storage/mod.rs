@@ -180,8 +180,9 @@
 //!   Records are looked for only where their places follow from something that was checked, never by their looks alone: a value may look
 //!   like one.
 //! * Lost records are the same bytes on every node. In one term one leader writes, and only appends; so any log that holds an entry of
-//!   the same term as a known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not
-//!   ([`mend`]). The other nodes are asked for them, and the damaged ones among them give what they still have.
+//!   the same term as a known entry behind a hole, at or behind the place of a lost one, has the lost record there, committed or not; and
+//!   as far as both logs are known to be committed, they are the same ([`mend`]). The other nodes are asked for the records, and the
+//!   damaged ones among them give what they still have.
 //! * When nothing is missing any more, each damaged segment is made anew, with a number of its own: the same entries in as few batches
 //!   as they fit, and the same hint at other offsets. The batches that were there before were at least as many, so their numbers suffice.
 //!   The new numbers are first listed as *dropped*, so that what a crash leaves is removed; then the files are made, as a segment is, but

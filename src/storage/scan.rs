@@ -337,7 +337,8 @@ fn judge(segment: &Segment, at: u64, header: Option<&BatchHeader>, seal: u64) ->
     Ok(judged)
 }
 
-fn bad_record(segment: &Segment, offset: u64, bad: BadRecord) -> Error {
+/// What a record that is none comes to; one of a kind that only a newer program knows is no damage.
+pub(super) fn bad_record(segment: &Segment, offset: u64, bad: BadRecord) -> Error {
     match bad {
         BadRecord::Unknown => Error::Directory(format!(
             "{} holds at offset {offset} a record of a kind that this program does not know: start a newer apexkv",

@@ -4,7 +4,11 @@
 use crate::harness::{Cluster, wait_for};
 use crate::node::{Node, PATIENCE};
 use crate::startup::flip_byte;
+use apexkv::storage::Options;
+use apexkv::storage::directory::Directory;
+use apexkv::storage::real::RealDisk;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 const KEYS: usize = 60;
@@ -143,6 +147,28 @@ fn where_no_node_has_an_entry_nothing_is_answered_and_nothing_is_thrown_away() {
     assert_eq!(before, cluster.nodes.iter().map(Node::segments).collect::<Vec<_>>());
     // One node whose file is mended by hand has everything again, and the others get it from there.
     flip_byte(&damaged[0].0, damaged[0].1);
+    cluster.start_all();
+    (0..3).for_each(|node| wait_healed(&cluster, node));
+    assert_all_there(&cluster);
+}
+
+#[test]
+fn what_was_put_aside_comes_back_by_hand_when_no_other_node_has_it_any_more() {
+    let mut cluster = stopped_with_values(KEYS);
+    let damaged: Vec<(PathBuf, u64)> = (0..3).map(|node| damage(&cluster, node, 20)).collect();
+    // As if the others had been whole when this node met its damage.
+    let disk = Arc::new(RealDisk::open(&cluster.nodes[0].data).expect("the directory is ours"));
+    let directory = Directory::open(disk, &cluster.nodes[0].id).expect("nobody else has it");
+    drop(directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 0 }).expect("put aside"));
+    cluster.nodes.iter_mut().for_each(Node::start);
+    for node in &mut cluster.nodes[1..] {
+        assert_eq!(node.wait_exit().code(), Some(7), "{}", node.output());
+    }
+    cluster.nodes[0].wait_status("put aside", |status| status.0["lost_to_damage"].is_u64());
+    cluster.nodes[0].stop();
+    flip_byte(&damaged[0].0, damaged[0].1);
+    let data = cluster.nodes[0].data.clone();
+    std::fs::rename(data.join("manifest.aside"), data.join("manifest.back")).expect("it was kept");
     cluster.start_all();
     (0..3).for_each(|node| wait_healed(&cluster, node));
     assert_all_there(&cluster);

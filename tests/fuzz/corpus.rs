@@ -131,11 +131,12 @@ fn mending(records: &[u8]) -> Vec<u8> {
     for said in [
         Asked::Look,
         Asked::Standing(Standing { running: true, whole: true, last: EntryId { term: 3, index: 9 } }),
-        Asked::Want(Wanted { first: 4, last: 9, terms: vec![3, 5] }),
+        Asked::Want(Wanted { first: 4, last: 9, terms: vec![3, 5], commit: 7 }),
         Asked::Records { first: 4, records: records.to_vec() },
         Asked::Missing { through: 6, why: Missing::Damaged },
         Asked::Missing { through: 8, why: Missing::Other },
         Asked::Missing { through: 9, why: Missing::Compacted },
+        Asked::Missing { through: 9, why: Missing::Unsure },
     ] {
         mend::encode(&mut frames, &said).expect("within limits");
     }

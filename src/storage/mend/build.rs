@@ -4,7 +4,7 @@
 //! one.
 
 use super::part::Part;
-use super::{Entries, Survey};
+use super::{Entries, Survey, with_room};
 use crate::error::{Error, Result};
 use crate::raft::EntryId;
 use crate::storage::batch::{self, BatchHeader, HEADER_BYTES};
@@ -54,7 +54,16 @@ pub(super) fn replace(writer: &mut LogWriter, node: u128, survey: &Survey, entri
         last_batch = match position {
             None => last_batch.max(part.last_batch),
             Some(position) => {
-                let (listed, sequence) = make(writer, node, first_id + position as u32, part, entries, last_batch)?;
+                let id = first_id + position as u32;
+                let make = || {
+                    let made = make(writer, node, id, part, entries, last_batch);
+                    if made.is_err() {
+                        // In the way of another attempt; what cannot be removed now, the next start removes.
+                        [file_name(id), hint::hint_name(id)].iter().for_each(|name| drop(writer.disk.remove(&format!("{name}.tmp"))));
+                    }
+                    made
+                };
+                let (listed, sequence) = with_room(&*writer.disk, make)?;
                 made.push((part.listed.id, listed));
                 sequence
             }

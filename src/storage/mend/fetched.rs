@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::record;
+use crate::storage::{is_lost, unread};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,15 +40,22 @@ impl Fetched {
         Ok(())
     }
 
-    /// Appends the record of the entry at `index`, if it was fetched. Says how many bytes that were.
-    pub(super) fn read(&self, index: u64, out: &mut Vec<u8>) -> Option<usize> {
-        let (offset, length) = self.places.get(&index)?;
+    /// Appends the record of the entry at `index`, if it was fetched and is still whole. Says how many bytes that were.
+    ///
+    /// Errors: it cannot be read now, which says nothing about whether it is whole.
+    pub(super) fn read(&self, index: u64, out: &mut Vec<u8>) -> Result<Option<usize>> {
+        let (Some((offset, length)), Some(file)) = (self.places.get(&index), &self.file) else { return Ok(None) };
         let before = out.len();
         out.resize(before + *length as usize, 0);
-        let read = self.file.as_ref()?.read_at(&mut out[before..], *offset);
-        let whole = read.is_ok() && record::parse(&out[before..]).is_ok_and(|(record, _)| record.id.index == index);
-        out.truncate(before + if whole { *length as usize } else { 0 });
-        whole.then_some(*length as usize)
+        match file.read_at(&mut out[before..], *offset) {
+            Ok(()) if record::parse(&out[before..]).is_ok_and(|(record, _)| record.id.index == index) => return Ok(Some(*length as usize)),
+            Err(source) if !is_lost(&source) => {
+                out.truncate(before);
+                return Err(unread(NAME, *offset, source));
+            }
+            _ => out.truncate(before),
+        }
+        Ok(None)
     }
 
     /// Removes the file.

@@ -42,6 +42,8 @@ pub(super) struct Part {
     pub(super) name: String,
     /// The file, unless it is missing or another's.
     pub(super) segment: Option<Arc<Segment>>,
+    /// The same file, which knows what of it the device has lost.
+    around: Option<Arc<Around>>,
     /// Index of the first entry.
     pub(super) first: u64,
     /// For each entry.
@@ -66,15 +68,17 @@ impl Part {
     pub(super) fn open(disk: &dyn Disk, listed: Listed, cluster: u128, node: u128, first: u64) -> Result<(Part, bool)> {
         let name = file_name(listed.id);
         let opened = match disk.open(&name) {
-            Ok(file) => open_leniently(file, &listed, &name, cluster, node),
+            Ok(file) => open_leniently(file, &listed, &name, cluster, node)?,
             Err(error) if error.kind() == ErrorKind::NotFound || is_lost(&error) => None,
             Err(source) => return Err(unread(&name, 0, source)),
         };
-        let whole = opened.as_ref().is_some_and(|(_, whole)| *whole);
+        let whole = opened.as_ref().is_some_and(|(.., whole)| *whole);
+        let (segment, around) = opened.map(|(segment, around, _)| (segment, around)).unzip();
         let part = Part {
             listed,
             name,
-            segment: opened.map(|(segment, _)| segment),
+            segment,
+            around,
             first,
             places: Vec::new(),
             damage: (!whole).then_some(0),
@@ -109,20 +113,32 @@ impl Part {
         self.note_damage(at);
     }
 
+    /// Some of what was read so far is lost to the device. A start would refuse the file for it, wherever that stands.
+    pub(super) fn note_lost_reads(&mut self) {
+        if let Some(at) = self.lost_reads() {
+            self.note_damage(at);
+        }
+    }
+
+    /// The lowest offset that was read and that the device has lost.
+    pub(super) fn lost_reads(&self) -> Option<u64> {
+        self.around.as_ref().and_then(|around| around.lost())
+    }
+
     /// Takes what the hint says about lost entries: where each stands is known from it whatever the bytes around it are.
-    pub(super) fn look_where_the_hint_says(&mut self) {
-        let (Some(hint), Some(segment)) = (&self.hint, &self.segment) else { return };
+    pub(super) fn look_where_the_hint_says(&mut self) -> Result<()> {
+        let (Some(hint), Some(segment)) = (&self.hint, &self.segment) else { return Ok(()) };
         for (position, place) in self.places.iter_mut().enumerate().filter(|(_, place)| place.is_lost()) {
             let offsets = &hint.log.offsets;
             let (Some(offset), index) = (offsets.get(position).copied(), self.first + position as u64) else { continue };
             let end = offsets.get(position + 1).map_or(hint.log.end, |next| u64::from(*next)).min(segment.length());
             let mut bytes = vec![0; end.saturating_sub(u64::from(offset)) as usize];
-            if segment.read_file(&mut bytes, u64::from(offset)).is_ok()
-                && let Some(length) = checked(&bytes, index)
-            {
+            segment.read_file(&mut bytes, u64::from(offset))?;
+            if let Some(length) = checked(&bytes, index) {
                 *place = Place { offset, bytes: length as u32 };
             }
         }
+        Ok(())
     }
 
     /// Where the entry at `index` stood, or the nearest offset in front of it that is known.
@@ -132,13 +148,16 @@ impl Part {
     }
 
     /// Appends the record of the entry at `index`, if it is there and still whole. Says how many bytes that were.
-    pub(super) fn read(&self, index: u64, out: &mut Vec<u8>) -> Option<usize> {
-        let place = self.places.get(index.checked_sub(self.first)? as usize).filter(|place| !place.is_lost())?;
+    ///
+    /// Errors: it cannot be read now, which says nothing about whether it is whole.
+    pub(super) fn read(&self, index: u64, out: &mut Vec<u8>) -> Result<Option<usize>> {
+        let position = index.checked_sub(self.first).map(|position| position as usize);
+        let place = position.and_then(|position| self.places.get(position)).filter(|place| !place.is_lost());
+        let (Some(place), Some(segment)) = (place, &self.segment) else { return Ok(None) };
         let before = out.len();
         out.resize(before + place.bytes as usize, 0);
-        let read = self.segment.as_ref()?.read_file(&mut out[before..], u64::from(place.offset));
-        let length = read.ok().and_then(|()| checked(&out[before..], index));
-        out.truncate(before + length.unwrap_or(0));
+        let length = segment.read_file(&mut out[before..], u64::from(place.offset)).map(|()| checked(&out[before..], index));
+        out.truncate(before + length.as_ref().ok().copied().flatten().unwrap_or(0));
         length
     }
 
@@ -174,19 +193,29 @@ fn checked(bytes: &[u8], index: u64) -> Option<usize> {
     (record.id.index == index && is_well_formed(&record)).then_some(length)
 }
 
+/// A file that is only looked at, twice, and whether its header block is whole.
+type Lenient = (Arc<Segment>, Arc<Around>, bool);
+
 /// The file of a listed segment, whatever its bytes are, and whether its header block is whole. `None` if it is not
 /// the one that was listed. The seed in a damaged header block may be wrong: then no batch will be found valid.
-fn open_leniently(file: Arc<dyn DiskFile>, listed: &Listed, name: &str, cluster: u128, node: u128) -> Option<(Arc<Segment>, bool)> {
-    let file: Arc<dyn DiskFile> = Arc::new(Around(file));
+///
+/// Errors: a newer program made it, or it cannot be looked at now. Neither is damage.
+fn open_leniently(file: Arc<dyn DiskFile>, listed: &Listed, name: &str, cluster: u128, node: u128) -> Result<Option<Lenient>> {
+    let around = Arc::new(Around::new(file));
+    let file: Arc<dyn DiskFile> = Arc::clone(&around) as Arc<dyn DiskFile>;
     // The cache may hold what the device has not.
     let _ = file.drop_cache(0);
     let Listed { id, length, .. } = *listed;
-    if let Ok((header, crc)) = SegmentHeader::read(&*file, name, cluster) {
-        let wanted = (header.node, header.id, header.length) == (node, id, length) && listed.node == node;
-        return wanted.then(|| Segment::new(file, header, crc, 0).ok()).flatten().map(|segment| (Arc::new(segment), true));
+    match SegmentHeader::read(&*file, name, cluster) {
+        Ok((header, crc)) => {
+            let wanted = (header.node, header.id, header.length) == (node, id, length) && listed.node == node;
+            return if wanted { Ok(Some((Arc::new(Segment::new(file, header, crc, 0)?), around, true))) } else { Ok(None) };
+        }
+        Err(Error::Corrupt { .. }) => {}
+        Err(error) => return Err(error),
     }
     // The cluster and the number stand in every batch, too; whose file it is, only here.
-    let SegmentHeader { seed, .. } = SegmentHeader::read_unchecked(&*file).ok().filter(|found| found.node == node)?;
+    let SegmentHeader { seed, node: found, .. } = SegmentHeader::read_unchecked(&*file)?;
     let header = SegmentHeader { cluster, node, id, length, seed, data: false };
-    Some((Arc::new(Segment::new(file, header, 0, 0).ok()?), false))
+    if found == node { Ok(Some((Arc::new(Segment::new(file, header, 0, 0)?), around, false))) } else { Ok(None) }
 }

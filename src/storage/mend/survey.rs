@@ -29,6 +29,8 @@ pub(super) struct Survey {
     pub(super) end_known: bool,
     /// No batch of what has left the log has a higher number.
     pub(super) last_batch: u64,
+    /// Entries up to this one were known to be committed, and the log has held those ever since.
+    pub(super) commit: u64,
 }
 
 /// Looks at a directory.
@@ -46,7 +48,8 @@ impl Survey {
     pub(super) fn new(disk: &dyn Disk, cluster: u128, node: u128, manifest: &Manifest) -> Result<Survey> {
         let (base, mut terms) = (manifest.base, Terms::default());
         let sound = base.index == 0 || terms.note(base);
-        let survey = Survey { base, terms, parts: Vec::new(), useless: Vec::new(), obstacle: None, end_known: true, last_batch: 0 };
+        let commit = manifest.applied.max(base.index);
+        let survey = Survey { base, terms, parts: Vec::new(), useless: Vec::new(), obstacle: None, end_known: true, last_batch: 0, commit };
         let mut surveyor = Surveyor { disk, cluster, node, manifest, survey };
         if !sound {
             surveyor.hinder(crate::storage::corrupt(crate::storage::manifest::NAME, 0, format!("the log begins behind {base}")));
@@ -96,7 +99,7 @@ impl Surveyor<'_> {
     fn hindered<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(found) => Ok(Some(found)),
-            Err(error @ (Error::Corrupt { .. } | Error::Directory(_))) => {
+            Err(error @ Error::Corrupt { .. }) => {
                 self.hinder(error);
                 Ok(None)
             }
@@ -155,7 +158,9 @@ impl Surveyor<'_> {
             }
             None => part.lose_to(last + 1, 0),
         }
-        part.look_where_the_hint_says();
+        part.look_where_the_hint_says()?;
+        part.note_lost_reads();
+        self.survey.commit = self.survey.commit.max(part.commit);
         if let Some(hint) = &part.hint {
             part.last_batch = part.last_batch.max(hint.log.last_batch);
         }
@@ -220,8 +225,15 @@ impl Surveyor<'_> {
             self.make_durable(&segment)?;
             if tail::find_batch(&segment, HEADER_BLOCK)?.is_some() {
                 tails.push((part, whole, segment));
-            } else if !whole || matches!(tail::judge(&segment, HEADER_BLOCK, None), Err(Error::Corrupt { .. })) {
-                bad.push(part);
+                continue;
+            }
+            match tail::judge(&segment, HEADER_BLOCK, None) {
+                Ok(_) if !whole => bad.push(part),
+                // The first header that would stand here was never written as a whole, so nothing else was; but a start reads all of it.
+                Ok(_) if part.lost_reads().is_some() => self.survey.useless.push(part.listed.id),
+                Ok(_) => {}
+                Err(Error::Corrupt { .. }) => bad.push(part),
+                Err(error) => return Err(error),
             }
         }
         match tails.len() {
@@ -246,6 +258,8 @@ impl Surveyor<'_> {
             }
             None => self.survey.end_known = false,
         }
+        part.note_lost_reads();
+        self.survey.commit = self.survey.commit.max(part.commit);
         self.survey.parts.push(part);
         Ok(())
     }

@@ -9,8 +9,8 @@ use crate::raft::EntryId;
 use crate::storage::applier::is_well_formed;
 use crate::storage::batch::{self, ALIGNMENT, BatchHeader, HEADER_BYTES};
 use crate::storage::bytes::NUMBER_MAX;
-use crate::storage::record;
-use crate::storage::scan::Window;
+use crate::storage::record::{self, BadRecord};
+use crate::storage::scan::{Window, bad_record};
 use crate::storage::segment::{HEADER_BLOCK, Segment};
 use crate::storage::tail;
 use std::sync::Arc;
@@ -179,7 +179,11 @@ impl<'a> Walk<'a> {
         let mut at = at;
         while self.part.next() <= last && at + record::HEADER_BYTES as u64 <= stop {
             let index = self.part.next();
-            let parsed = record::parse_header(window.get(at, record::HEADER_BYTES as u64)?).ok();
+            let parsed = match record::parse_header(window.get(at, record::HEADER_BYTES as u64)?) {
+                // A newer program has written it. That is no damage, and nobody can do without that program.
+                Err(bad @ BadRecord::Unknown) => return Err(bad_record(&self.segment, at, bad)),
+                parsed => parsed.ok(),
+            };
             let fits = |(bytes, id): &(usize, EntryId)| id.index == index && at + *bytes as u64 <= stop;
             let Some((bytes, id)) = parsed.filter(fits) else { return Ok(()) };
             self.note(id, at)?;

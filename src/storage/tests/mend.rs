@@ -6,7 +6,9 @@ use super::*;
 use crate::storage::directory::Attempt;
 use crate::storage::mend::{Damaged, Found, Missing, Wanted};
 use crate::storage::segment::HEADER_BLOCK;
-use crate::storage::simulated::{CrashPolicy, DiskImage};
+use crate::storage::simulated::{CrashPolicy, DiskImage, Effect, Fault, OperationKind};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 const SMALL: u64 = 12 << 10;
 
@@ -112,7 +114,8 @@ impl Patient {
     /// What a whole node with the same log answers.
     fn give(&self, wanted: &Wanted) -> Found {
         let id = |record: &Vec<u8>| record::parse(record).expect("sound").0.id;
-        let proved = self.records.iter().map(id).filter(|id| wanted.terms.contains(&id.term)).map(|id| id.index).max().unwrap_or(0);
+        let is_proved = |id: &EntryId| wanted.terms.contains(&id.term) || id.index <= wanted.commit;
+        let proved = self.records.iter().map(id).filter(is_proved).map(|id| id.index).max().unwrap_or(0);
         if wanted.first < self.first() {
             return Found::Missing { through: wanted.last.min(self.first() - 1), why: Missing::Compacted };
         }
@@ -328,13 +331,13 @@ fn what_a_damaged_log_still_holds_it_gives_and_what_it_cannot_prove_it_does_not(
     assert_eq!(newest.index, last);
     for index in patient.first()..=last {
         let is_lost = lost.iter().any(|wanted| (wanted.first..=wanted.last).contains(&index));
-        let found = damaged.look(&Wanted { first: index, last: index, terms: vec![newest.term] });
+        let found = damaged.look(&Wanted { first: index, last: index, terms: vec![newest.term], commit: 0 }).expect("read");
         match found {
             Found::Records(records) => assert!(!is_lost && records == patient.records[(index - patient.first()) as usize], "{index}"),
             other => assert!(is_lost && other == Found::Missing { through: index, why: Missing::Damaged }, "{index}: {other:?}"),
         }
     }
-    let other = |first, last, term| damaged.look(&Wanted { first, last, terms: vec![term] });
+    let other = |first, last, term| damaged.look(&Wanted { first, last, terms: vec![term], commit: 0 }).expect("read");
     assert_eq!(other(last, last + 5, newest.term + 1), Found::Missing { through: last + 5, why: Missing::Other }, "a newer term");
     assert_eq!(other(last + 1, last + 2, newest.term), Found::Missing { through: last + 2, why: Missing::Other }, "behind the end");
     assert_eq!(other(last, last, 1), Found::Missing { through: last, why: Missing::Other }, "another term stands there");
@@ -372,4 +375,142 @@ fn records_that_cannot_be_the_lost_ones_are_refused() {
     }
     let error = damaged.mend().expect_err("other bytes than were written").to_string();
     assert!(error.contains("00000001.log") && error.contains("not what was written"), "{error}");
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_is_mended_wherever_it_is_also_where_nothing_was_written() {
+    let patient = patient(true, Hints::None);
+    let device = patient.device();
+    let mut engine = Engine::open_with(device.boot(), SMALL).expect("whole");
+    let prepared = engine.preparer.prepare(0).expect("made");
+    engine.writer.run(Job::List(prepared)).expect("listed");
+    drop(engine);
+    device.kill();
+    let image = device.snapshot();
+    let tail = patient.ends.last().expect("some");
+    let files: Vec<String> = device.boot().list().expect("listed").into_iter().filter(|name| name.ends_with(".log")).collect();
+    assert!(files.len() > patient.ends.len(), "a prepared one, too: {files:?}");
+    for (name, offset) in files.iter().flat_map(|name| (0..SMALL).step_by(512).map(move |offset| (name, offset))) {
+        device.restore(image.clone());
+        device.make_unreadable(name, offset).expect("there");
+        let what = format!("{name} at {offset}");
+        if treat(&patient, &device, &what) {
+            patient.check(&device, &what);
+            continue;
+        }
+        // The header block without which nothing of the tail can be read, or the last header of the log.
+        let last_header = tail.1 - 96..tail.1;
+        assert!(*name == tail.0 && (offset == 0 || offset < last_header.end && offset + 512 > last_header.start), "{what}: an obstacle");
+    }
+}
+
+#[test]
+fn a_lack_of_descriptors_is_no_damage() {
+    let patient = patient(true, Hints::Made);
+    for (name, _) in &patient.ends {
+        let device = patient.device();
+        device.overwrite(&patient.ends[0].0, HEADER_BLOCK + 40, &[0; 600]).expect("overwritten");
+        device.refuse_to_open(Some((name, rustix::io::Errno::MFILE)));
+        assert!(matches!(attempt(&device), Err(Error::Io { .. })), "{name}");
+        device.refuse_to_open(None);
+        device.kill();
+        assert!(treat(&patient, &device, name), "{name}");
+        patient.check(&device, name);
+    }
+}
+
+#[test]
+fn damage_elsewhere_after_mending_was_cut_short_and_cut_short_again_is_mended_as_well() {
+    let seed: u64 = std::env::var("APEXKV_SEED").map_or_else(|_| rand::random(), |text| text.parse().expect("a number"));
+    eprintln!("APEXKV_SEED={seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let patient = patient(true, Hints::Made);
+    for round in 0..150 {
+        let device = patient.device();
+        let what = format!("APEXKV_SEED={seed}, round {round}");
+        for part in [0, 1, 2].map(|_| random.random_range(0..patient.ends.len())) {
+            // Gone if it was mended before.
+            let _ = device.overwrite(&patient.ends[part].0, HEADER_BLOCK + 40, &[round as u8; 600]);
+            let Some(mut damaged) = distrusted(&device) else { continue };
+            assert!(damaged.obstacle().is_none(), "{what}: {:?}", damaged.obstacle());
+            device.power_off_at(random.random_range(1..40));
+            let filled = damaged.wanted().into_iter().try_for_each(|wanted| match patient.give(&wanted) {
+                Found::Records(records) => damaged.take(&wanted, &records).map(drop),
+                other => panic!("{what}: {other:?}"),
+            });
+            let _ = filled.and_then(|()| damaged.mend().map(drop));
+            device.clear_faults();
+            device.crash(&CrashPolicy::Random);
+        }
+        drop(distrusted(&device));
+        device.kill();
+        assert!(treat(&patient, &device, &what), "{what}");
+        patient.check(&device, &what);
+    }
+}
+
+/// The log if its damage shows. A start that believed hints is told that there is some.
+fn distrusted(device: &SimulatedDisk) -> Option<Box<Damaged>> {
+    match attempt(device).expect("the directory is sound") {
+        Attempt::Damaged(damaged) => Some(damaged),
+        Attempt::Opened(mut opened) => {
+            opened.workers.writer.run(Job::Distrust).expect("remembered");
+            drop(opened);
+            device.kill();
+            None
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_mended_in_the_space_of_the_reserve() {
+    let patient = patient(true, Hints::Made);
+    for (kind, nth) in
+        [OperationKind::Allocate, OperationKind::Write, OperationKind::Sync].into_iter().flat_map(|kind| [(kind, 1), (kind, 4)])
+    {
+        for reserve in [true, false] {
+            let device = patient.device();
+            if reserve {
+                device.put("reserve", &[0; 4_096]);
+            }
+            for (name, _) in &patient.ends {
+                device.overwrite(name, HEADER_BLOCK + 40, &[0; 600]).expect("overwritten");
+            }
+            let Attempt::Damaged(mut damaged) = attempt(&device).expect("looked at") else { panic!("it is damaged") };
+            // All that mending makes; slot files have had their room since the founding.
+            let effect = Effect::Fail(rustix::io::Errno::NOSPC);
+            device.inject(Fault { kind: Some(kind), name: ".tmp".to_owned(), nth, lasting: false, effect });
+            let filled = damaged.wanted().into_iter().try_for_each(|wanted| match patient.give(&wanted) {
+                Found::Records(records) => damaged.take(&wanted, &records).map(drop),
+                other => panic!("{other:?}"),
+            });
+            let mended = filled.and_then(|()| damaged.mend());
+            let what = format!("{kind:?} {nth}, reserve {reserve}");
+            match mended {
+                Ok(Attempt::Opened(_)) => {}
+                Ok(Attempt::Damaged(_)) => panic!("{what}: mended, and damaged again"),
+                Err(error) => assert!(!reserve && matches!(error, Error::Io { .. }), "{what}: {error}"),
+            }
+            device.clear_faults();
+            device.kill();
+            assert!(treat(&patient, &device, &what), "{what}");
+            patient.check(&device, &what);
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_a_newer_program_is_no_damage() {
+    let patient = patient(true, Hints::Made);
+    for (name, _) in &patient.ends {
+        let device = patient.device();
+        let mut block = device.durable(name).expect("there");
+        block.truncate(HEADER_BLOCK as usize);
+        block[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32fast::hash(&[&block[..12], &block[16..]].concat());
+        block[12..16].copy_from_slice(&crc.to_le_bytes());
+        device.overwrite(name, 0, &block).expect("overwritten");
+        let error = attempt(&device).expect_err("nobody knows what is in it").to_string();
+        assert!(error.contains(name) && error.contains("start a newer apexkv"), "{error}");
+    }
 }
