@@ -469,8 +469,8 @@ fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
     Ok(unlisted)
 }
 
-/// Whether a segment that nobody lists may be removed: it holds nothing. What was ever listed leaves the list only after its file is gone, so
-/// this one was never written to, and it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
+/// Whether a segment that nobody lists may be removed: it holds nothing. What was ever listed leaves the list only after its file is gone,
+/// so this one was never written to, and it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
 pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128) -> Result<bool> {
     let name = file_name(id);
     if id > manifest::ID_MAX {

@@ -90,8 +90,8 @@ impl World {
 
     // ---- start ----
 
-    /// A node has started. With `put_aside` it lacks what it had, and its floor stands for that. With `guessed` the floor is beyond all that
-    /// it ever had.
+    /// A node has started. With `put_aside` it lacks what it had, and its floor stands for that. With `guessed` the floor is beyond all
+    /// that it ever had.
     pub(crate) fn note_repair(&mut self, node: usize, found: &Found, put_aside: bool, guessed: bool) {
         let member = &mut self.members[node];
         let before = member.harm.aside;
