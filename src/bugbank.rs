@@ -75,6 +75,10 @@
 //! | 113 | units | a log that a newer leader rightly shortened is taken for an old copy |
 //! | 114 | units | everything committed is applied in one go, however long ticks wait |
 //! | 115 | scripts | a follower answers with the read round of an earlier leader |
+//! | 116 | units | a node that puts its log aside forgets how far it went |
+//! | 117 | scripts | a node whose log was put aside votes as if it had never held it |
+//! | 118 | simulation | a log counts as fetched again before it reaches what was put aside |
+//! | 119 | scripts | a node that does not lead says how far a log went whose end was lost |
 
 /// Whether the mistake of this number is planted.
 #[cfg(bugbank)]

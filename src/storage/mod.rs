@@ -242,8 +242,8 @@
 //! 5. Check that the log reaches as far as any batch or the manifest knew entries to be committed, and that its last term is not
 //!    above the hard state's. Entries up to the known commit are applied; the rest waits for the leader.
 //! 6. Only now write: seal what is torn, remove dropped and never listed segments, and hints that the manifest does not name or that were
-//!    not believed. A file that is not listed and holds a batch is damage. One that cannot be opened, and whose number was never listed, is
-//!    left alone: nothing was written to it.
+//!    not believed. A file that is not listed and holds a batch is damage. One that cannot even be opened is left alone: what was ever
+//!    listed leaves the list only after its file is gone, so nothing was written to it.
 //!
 //! Whoever only looks ([`inspect`]) takes the same steps and comes to the same judgements without any write or sync, and goes on behind
 //! damage. So bytes that a system has not written out yet count for him as there; a start makes them durable first.

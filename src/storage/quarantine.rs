@@ -21,6 +21,7 @@ use super::segment::{HEADER_BLOCK, Segment};
 use super::state_hash::StateHash;
 use super::tail;
 use super::writer::{HARD_STATE_NAME, LogWriter};
+use crate::bugbank::planted;
 use crate::error::{Error, Result};
 use crate::raft::{EntryId, HardState};
 
@@ -40,6 +41,7 @@ pub(super) fn quarantine(writer: &mut LogWriter, position: EntryId, damage: Erro
             listed.state = State::Quarantined;
         }
     }
+    let floor = if planted(116) { EntryId::default() } else { floor };
     (writer.manifest.floor, writer.manifest.base, writer.manifest.base_hash) = (floor, EntryId::default(), StateHash::START);
     (writer.manifest.applied, writer.manifest.decided, writer.manifest.distrusted) = (0, 0, false);
     writer.write_manifest()

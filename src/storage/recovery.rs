@@ -473,7 +473,7 @@ fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
         }
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
         unlisted.highest = unlisted.highest.max(id);
-        if may_be_removed(&*writer.disk, id, writer.cluster, writer.manifest.last_id)? {
+        if may_be_removed(&*writer.disk, id, writer.cluster)? {
             unlisted.removable.push(name);
         } else {
             log::warn!("{name} was never listed, so nothing was written to it, and its header is damaged; it is left alone, remove it");
@@ -482,15 +482,15 @@ fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
     Ok(unlisted)
 }
 
-/// Whether a segment that nobody lists may be removed: it holds nothing. `last_id` is the highest number that was ever listed; one above
-/// that was never written to, so it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
-pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128, last_id: u32) -> Result<bool> {
+/// Whether a segment that nobody lists may be removed: it holds nothing. What was ever listed leaves the list only after its file is gone,
+/// so this one was never written to, and it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
+pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128) -> Result<bool> {
     let name = file_name(id);
     if id > manifest::ID_MAX {
         return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
     }
     let segment = match Segment::open(disk, id, cluster) {
-        Err(Error::Corrupt { .. }) if id > last_id => return Ok(false),
+        Err(Error::Corrupt { .. }) => return Ok(false),
         opened => opened?,
     };
     match tail::find_batch(&segment, HEADER_BLOCK)? {

@@ -452,7 +452,7 @@ impl World {
         let (key, mut value) = (self.oracle.operations[read].key, Vec::new());
         match process.store.read(&key_bytes(key), located, &mut value) {
             Ok(()) => self.oracle.read_bytes(read, &value),
-            Err(error) => assert!(member.damaged, "{node} cannot read version {}: {error}", located.version),
+            Err(error) => assert!(member.is_damaged(), "{node} cannot read version {}: {error}", located.version),
         }
     }
 }

@@ -57,6 +57,32 @@ pub(crate) struct Counts {
     pub(crate) forgot: u64,
     /// Nodes that forgot while nobody lived who knew better.
     pub(crate) without_witness: u64,
+    /// Faults that would have left less than a majority sound, and did not strike.
+    pub(crate) spared: u64,
+    /// Files that were read again.
+    pub(crate) scrubs: u64,
+    /// Damage that was found by it.
+    pub(crate) scrub_finds: u64,
+    /// Processes that ended because a link met damage.
+    pub(crate) damage_met: u64,
+    /// Logs that were put aside.
+    pub(crate) quarantines: u64,
+    /// Of these, before the one put aside earlier had been fetched again.
+    pub(crate) quarantines_again: u64,
+    /// The files did not say how far they had gone.
+    pub(crate) floors_guessed: u64,
+    /// A leader has said it.
+    pub(crate) floors_lowered: u64,
+    /// Files that were changed while the log was being fetched again.
+    pub(crate) harmed_while_aside: u64,
+    /// Logs that had been fetched again.
+    pub(crate) heals: u64,
+    pub(crate) healed_by_log: u64,
+    pub(crate) healed_by_snapshot: u64,
+    /// Votes given by nodes whose log was put aside.
+    pub(crate) votes_aside: u64,
+    /// Requests for votes that only the log put aside was ahead of.
+    pub(crate) refused_for_floor: u64,
     pub(crate) batches: u64,
     pub(crate) written: u64,
     pub(crate) without_effect: u64,
@@ -75,7 +101,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// All plain numbers, with what they count.
-    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 40] {
+    pub(crate) fn numbers(&mut self) -> [(&'static str, &mut u64); 54] {
         [
             ("core events", &mut self.events),
             ("messages sent", &mut self.messages),
@@ -107,6 +133,20 @@ impl Counts {
             ("older disks, nothing lost", &mut self.intact),
             ("older disks, promises lost", &mut self.forgot),
             ("of these without witness", &mut self.without_witness),
+            ("damage spared", &mut self.spared),
+            ("files scrubbed", &mut self.scrubs),
+            ("damage found by it", &mut self.scrub_finds),
+            ("damage met by links", &mut self.damage_met),
+            ("logs put aside", &mut self.quarantines),
+            ("of these again", &mut self.quarantines_again),
+            ("of these of unknown end", &mut self.floors_guessed),
+            ("ends told by the leader", &mut self.floors_lowered),
+            ("damaged while aside", &mut self.harmed_while_aside),
+            ("logs fetched again", &mut self.heals),
+            ("of these from the log", &mut self.healed_by_log),
+            ("of these with a snapshot", &mut self.healed_by_snapshot),
+            ("votes with a log aside", &mut self.votes_aside),
+            ("votes refused for it", &mut self.refused_for_floor),
             ("client batches", &mut self.batches),
             ("writes done", &mut self.written),
             ("writes without effect", &mut self.without_effect),
@@ -121,7 +161,7 @@ impl Counts {
     }
 
     /// How often clusters did each of the things that they do for their files.
-    pub(crate) fn upkeep(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn upkeep(&self) -> [(&'static str, u64); 19] {
         [
             ("hints", self.hints),
             ("retirements", self.retirements),
@@ -132,6 +172,16 @@ impl Counts {
             ("snapshots that went on", self.snapshots_resumed),
             ("snapshots that arrived twice", self.snapshots_repeated),
             ("installed snapshots", self.installations),
+            ("finds of the scrubber", self.scrub_finds),
+            ("logs put aside", self.quarantines),
+            ("logs put aside once more", self.quarantines_again),
+            ("logs put aside of unknown end", self.floors_guessed),
+            ("ends of logs told by the leader", self.floors_lowered),
+            ("damage while a log was aside", self.harmed_while_aside),
+            ("logs fetched again from a log", self.healed_by_log),
+            ("logs fetched again with a snapshot", self.healed_by_snapshot),
+            ("votes with a log aside", self.votes_aside),
+            ("votes refused for a log aside", self.refused_for_floor),
         ]
     }
 

@@ -1,5 +1,6 @@
 //! Disks whose content changes behind their owners' backs: bits rot, writes go astray or are lost, a disk is wiped or put back to an old
-//! copy. Only a minority is ever hit, so that one good copy of everything committed stays with the others.
+//! copy. Only a minority is ever damaged at a time, so that one good copy of everything committed stays with the others; a node that was
+//! repaired is no longer damaged.
 //!
 //! What rots or goes astray must be noticed by its owner. A wiped node must learn from the others that it may not take part. A node that
 //! came back without something that it had promised cannot know that; its peers must convict it. One whose disk went back within its
@@ -32,8 +33,13 @@ pub(crate) struct RolledBack {
 
 impl World {
     pub(crate) fn strike_content(&mut self, fault: Fault) {
+        let harms = !matches!(fault, Fault::Copy { .. });
+        if fault.hits_content().is_none_or(|node| harms && !self.may_harm(node)) {
+            return;
+        }
         match fault {
             Fault::Rot { node, pick } => self.rot(node, pick),
+            Fault::Decay { node, pick } => self.decay(node, pick),
             Fault::Astray { node, pick } => self.write_astray(node, pick),
             Fault::LoseWrite { node, pick } => self.lose_write(node, pick),
             Fault::Copy { node } if !self.members[node].wiped => self.members[node].copy = Some(self.members[node].disk.snapshot()),
@@ -58,7 +64,7 @@ impl World {
         self.interrupted.remove(&node);
         self.failing.remove(&node);
         let member = &mut self.members[node];
-        member.damaged = true;
+        member.harm.older = true;
         member.full_until = 0;
         member.disk.clear_faults();
         member.disk.restore(image);
@@ -80,18 +86,37 @@ impl World {
     /// One bit changes, anywhere on one disk.
     fn rot(&mut self, node: usize, pick: u64) {
         let Some((name, content)) = self.some_file(node, pick) else { return };
-        self.members[node].damaged = true;
+        self.members[node].harm.hits(&name);
         let length = content.len() as u64;
         // Slots and headers stand in front, and most of a large file is never used.
         let reach = if pick & 1 << 20 == 0 { length } else { length.min(8192) };
         let _ = self.members[node].disk.rot(&name, (pick >> 24) % reach, 1 << (pick >> 21 & 7));
     }
 
+    /// One bit changes in what was written to one of the files that make up log and state.
+    fn decay(&mut self, node: usize, pick: u64) {
+        let disk = &self.members[node].disk;
+        let mut names = disk.list().unwrap_or_default();
+        names.retain(|name| name.starts_with(|first: char| first.is_ascii_digit()));
+        if self.members[node].harm.is_aside() {
+            // The older ones are what was put aside; what becomes of those does not matter any more.
+            names.drain(..names.len().saturating_sub(3));
+        }
+        let Some(name) = names.get((pick % names.len().max(1) as u64) as usize).cloned() else { return };
+        let Ok(content) = disk.durable(&name) else { return };
+        // Most files are full; where one is not, the first part is what was written.
+        let reach = if pick & 1 << 20 == 0 { content.len() } else { content.len().min(12 << 10) } as u64;
+        if reach > 0 {
+            self.members[node].harm.hits(&name);
+            let _ = self.members[node].disk.rot(&name, (pick >> 24) % reach, 1 << (pick >> 21 & 7));
+        }
+    }
+
     /// A sector is written over another one.
     fn write_astray(&mut self, node: usize, pick: u64) {
         let from = self.some_file(node, pick >> 40);
         let (Some((_, source)), Some((name, target))) = (from, self.some_file(node, pick)) else { return };
-        self.members[node].damaged = true;
+        self.members[node].harm.hits(&name);
         let sector = |content: &[u8], pick: u64| (pick % (content.len() as u64).div_ceil(SECTOR) * SECTOR) as usize;
         let (from, to) = (sector(&source, pick >> 8), sector(&target, pick >> 20));
         let bytes = (source.len() - from).min(target.len() - to).min(SECTOR as usize);
@@ -110,8 +135,9 @@ impl World {
         let Some(sector) = changed.get((pick >> 16) as usize % changed.len().max(1)) else { return };
         let start = sector * SECTOR as usize;
         let bytes = (before.len() - start).min(SECTOR as usize);
-        self.members[node].damaged = true;
+        self.members[node].harm.hits(&name);
         self.members[node].older = true;
+        self.members[node].harm.older = true;
         let _ = self.members[node].disk.overwrite(&name, start as u64, &before[start..start + bytes]);
     }
 
@@ -217,8 +243,8 @@ impl World {
     pub(crate) fn note_refusal(&mut self, peer: usize, refusal: &Refusal) {
         self.counts.refusals += 1;
         let passing = matches!(refusal, Refusal::RolledBack { .. } | Refusal::OldCopy { .. });
-        assert!(passing || self.members[peer].damaged, "{} is refused: {refusal}", number_of(peer));
-        if self.members[peer].copy.is_some() && self.members[peer].damaged {
+        assert!(passing || self.members[peer].is_damaged(), "{} is refused: {refusal}", number_of(peer));
+        if self.members[peer].harm.older {
             self.convict(peer);
         }
     }

@@ -79,7 +79,7 @@ impl World {
                 self.rouse(node);
             }
             Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-                assert!(member.damaged, "{node} finds damage on a sound disk: {error}");
+                assert!(member.harm.is_any(), "{node} finds damage on a sound disk: {error}");
                 process.inbox.push(Event::NotHinted { retry: false });
                 self.rouse(node);
             }
@@ -149,7 +149,7 @@ impl World {
                 self.rouse(node);
             }
             Err(PrepareError::Fatal(error @ Error::Corrupt { .. })) => {
-                assert!(member.damaged, "{node} finds damage on a sound disk: {error}");
+                assert!(member.harm.is_any(), "{node} finds damage on a sound disk: {error}");
                 process.inbox.push(Event::NotMerged { retry: false });
                 self.rouse(node);
             }

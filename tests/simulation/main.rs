@@ -12,11 +12,15 @@
 //! | `clients`, `operations` | connections, pipelined batches, what was asked |
 //! | `faults` | faults strike, and are healed |
 //! | `damage` | disks that rot, are mixed up, wiped or put back to an old copy, and who may believe their owners |
+//! | `repair` | damage is found, the log put aside and fetched again |
 //! | `oracle`, `model` | what must hold after every step |
 //! | `history` | what the clients saw, for the judge of linearizability |
 //! | `counts` | how much of what happened |
 //! | `run` | one seed from beginning to end; cutting a failing schedule down |
 //! | `swarm`, `report` | many seeds, and what is said about them |
+//!
+//! Mending record by record, with which the server tries to get by without putting a damaged log aside, is not played here: it runs over
+//! connections, before there is a Raft thread. So damage always leads to what the server does where mending fails.
 //!
 //! `APEXKV_SEED=n` replays one seed and says what happened; `APEXKV_FAULTS=1,4` keeps only these of its faults. `APEXKV_SEEDS=n` runs so
 //! many from `APEXKV_FIRST` on, in `APEXKV_THREADS` threads, until `APEXKV_FAILURES` of them have failed; `APEXKV_PROGRESS=1` shows how
@@ -36,6 +40,7 @@ mod oracle;
 mod plan;
 mod process;
 mod random;
+mod repair;
 mod report;
 mod run;
 mod swarm;

@@ -215,7 +215,7 @@ impl World {
                 self.note_refusal(handshake.from, &refusal);
                 self.refused(&handshake, 0);
             }
-            Err(error) => self.fatal(to, &error),
+            Err(error) => self.fatal_link(to, &error),
         }
     }
 
@@ -258,6 +258,7 @@ impl World {
             last_heard: self.now,
             term_seen: handshake.hello.term,
         });
+        self.rouse(from);
         let at = self.now + self.latency(from, to);
         self.network.connections[number].last_arrival = at;
         self.schedule(at, What::Opened(number, Box::new(handshake.hello)));
@@ -311,6 +312,7 @@ impl World {
         if self.members[from].rolled_back.is_none() {
             self.oracle.sent(from, &outgoing.envelope);
         }
+        self.count_vote(from, &outgoing.envelope.message);
         let to = position_of(outgoing.envelope.to);
         let class = if outgoing.envelope.message.is_bulk() { LinkClass::Bulk } else { LinkClass::Control };
         let Some(process) = &self.members[from].process else { return };
@@ -335,7 +337,8 @@ impl World {
             && self.random.per_mille(self.plan.duplication)
         {
             let at = self.now + self.random.spread((MILLISECOND, 2 * SECOND));
-            self.schedule(at, What::Stray { from, to, bytes: bytes.clone() });
+            let life = self.members[from].lives;
+            self.schedule(at, What::Stray { from, to, life, bytes: bytes.clone() });
         }
         self.enqueue(number, packet);
     }
@@ -356,8 +359,8 @@ impl World {
         match peer::encode(&mut bytes, &outgoing.envelope, records) {
             Ok(()) => Some(bytes),
             Err(error) => {
-                assert!(self.members[from].damaged, "{from} cannot send {:?}: {error}", outgoing.envelope);
-                self.fatal(from, &error);
+                assert!(self.members[from].is_damaged(), "{from} cannot send {:?}: {error}", outgoing.envelope);
+                self.fatal_link(from, &error);
                 None
             }
         }
@@ -401,6 +404,7 @@ impl World {
         };
         let Some((envelope, records)) = decode(&bytes) else { return };
         self.trace.note(&[3, number as u64, envelope.term, records.len() as u64]);
+        self.count_refusal(to, &envelope.message);
         let connection = &mut self.network.connections[number];
         let Some(process) = &self.members[to].process else { return };
         let promises = !matches!(envelope.message, Message::PreVote { .. } | Message::PreVoteReply { .. });
@@ -413,9 +417,10 @@ impl World {
     }
 
     /// A message arrives a second time, whatever has become of its connection.
-    pub(crate) fn stray(&mut self, from: usize, to: usize, bytes: &[u8]) {
+    pub(crate) fn stray(&mut self, from: usize, to: usize, life: u64, bytes: &[u8]) {
         // A node that forgot has no links, and nothing else reaches it.
-        if self.is_blocked(from, to) || self.members[to].process.is_none() || self.members[to].rolled_back.is_some() {
+        let outdated = self.is_outdated(from, to, life) || self.members[to].rolled_back.is_some();
+        if self.is_blocked(from, to) || self.members[to].process.is_none() || outdated {
             return;
         }
         let Some((envelope, records)) = decode(bytes) else { return };
@@ -495,7 +500,7 @@ impl World {
         let flushed = process.marks.flush(&process.view);
         self.rouse(to);
         if let Err(error) = flushed {
-            self.fatal(to, &error);
+            self.fatal_link(to, &error);
         }
         self.end_at_sender_later(number);
     }

@@ -25,6 +25,7 @@ use apexkv::storage::hinter::{HintJob, Hinter};
 use apexkv::storage::merge::{MergeJob, Merger};
 use apexkv::storage::preparer::Preparer;
 use apexkv::storage::retire::Discarded;
+use apexkv::storage::scrub::{ScrubJob, Scrubber};
 use apexkv::storage::simulated::{DiskImage, SimulatedDisk};
 use apexkv::storage::snapshot::{Received, SnapshotMaker, SnapshotWriter};
 use apexkv::storage::store::Store;
@@ -32,6 +33,7 @@ use apexkv::storage::writer::{Completion, Job, LogWriter};
 
 use super::damage::RolledBack;
 use super::plan::{Plan, Time};
+use super::repair::Harm;
 
 /// A member's name, by its position.
 pub(crate) fn name_of(node: usize) -> String {
@@ -127,6 +129,7 @@ pub(crate) struct Process {
     pub(crate) hinter: Hinter,
     /// Taken out while it merges.
     pub(crate) merger: Option<Merger>,
+    pub(crate) scrubber: Scrubber,
     pub(crate) snapshots: SnapshotMaker,
     pub(crate) store: Arc<Store>,
     pub(crate) gate: Arc<ReadGate<u64>>,
@@ -144,6 +147,8 @@ pub(crate) struct Process {
     pub(crate) hinting: Option<HintJob>,
     /// What the merger is to do; it works on the first.
     pub(crate) chores: VecDeque<Chore>,
+    /// What the scrubber reads.
+    pub(crate) scrubbing: Option<ScrubJob>,
     /// One snapshot is taken in at a time.
     pub(crate) arriving: Option<Arriving>,
     /// Local milliseconds that the replica has been told of.
@@ -154,6 +159,10 @@ pub(crate) struct Process {
     /// It is to end once it no longer leads, or at this time.
     pub(crate) stopping: Option<(Time, Time)>,
     pub(crate) leads: Option<u64>,
+    /// It ends over damage as soon as that is remembered.
+    pub(crate) ending: bool,
+    /// A snapshot was installed while the log was fetched again.
+    pub(crate) filled_by_snapshot: bool,
     _lock: Lock,
 }
 
@@ -172,8 +181,8 @@ pub(crate) struct Member {
     pub(crate) full_until: Time,
     /// Local time: so many microseconds at that moment, running at so many thousandths.
     pub(crate) clock: (u64, Time, u64),
-    /// Its files were damaged by other than crashes: it may refuse to start.
-    pub(crate) damaged: bool,
+    /// What was done to its files by other than crashes.
+    pub(crate) harm: Harm,
     /// Its disk was replaced by an empty one.
     pub(crate) wiped: bool,
     /// Its disk may hold less than it did: the next start is held against what the node had shown.
@@ -199,13 +208,18 @@ impl Member {
             slow_extra: 0,
             full_until: 0,
             clock: (0, 0, 1000),
-            damaged: false,
+            harm: Harm::default(),
             wiped: false,
             older: false,
             copy: None,
             rolled_back: None,
             gone: false,
         }
+    }
+
+    /// Whether something of its files may be missing or wrong.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.harm.is_any()
     }
 
     /// Microseconds on its own clock.
@@ -231,6 +245,8 @@ pub(crate) struct Found {
     pub(crate) base: EntryId,
     /// The terms of the entries behind it.
     pub(crate) terms: Vec<u64>,
+    /// The last entry of a log that was put aside; zero if there is none.
+    pub(crate) floor: EntryId,
 }
 
 /// The founding record of a cluster, and the disks of its members right after founding.
@@ -260,14 +276,12 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
     };
     let opened = directory.open_log(&Options { segment_bytes: plan.segment_bytes, reserve_bytes: plan.segment_bytes })?;
     let Opened { lock, identity, hard_state, log, applier, workers, snapshots, store, commit, floor, .. } = opened;
-    let Workers { writer, preparer, hinter, merger, .. } = workers;
-    if floor.term > 0 {
-        return Err(Error::Corrupt { file: "log".into(), offset: 0, reason: format!("all of it up to {floor} was put aside") });
-    }
+    let Workers { writer, preparer, hinter, merger, scrubber } = workers;
     let recovered = recovered(founding, hard_state, &log, commit);
     let (base, last) = (recovered.outline.base(), recovered.outline.last());
     let terms = (base.index + 1..=last.index).map(|index| recovered.outline.term_of(index).unwrap_or(0)).collect();
-    let core = Node::new(number_of(node), plan.settings.clone(), seed, recovered);
+    let mut core = Node::new(number_of(node), plan.settings.clone(), seed, recovered);
+    core.set_floor(floor);
     let inbox = Letters::default();
     let peers = numbered(founding).into_iter().map(|(peer, _)| position_of(peer)).filter(|peer| *peer != node);
     let link = || LinkOut { connection: None, pause: 0, dialing: 0 };
@@ -279,11 +293,12 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         preparer,
         hinter,
         merger: Some(merger),
+        scrubber,
         snapshots,
         store,
         gate: Arc::default(),
         marks: Marks::open(marks, &payload, founding, &name_of(node))?,
-        view: PeerView::new(hard_state.term, last),
+        view: PeerView::new(hard_state.term, last.max(floor)),
         registry: Registry::new(Box::new(inbox.clone())),
         inbox,
         identity,
@@ -293,6 +308,7 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         requests: VecDeque::new(),
         hinting: None,
         chores: VecDeque::new(),
+        scrubbing: None,
         arriving: None,
         ticked: 0,
         wake_at: None,
@@ -300,9 +316,11 @@ pub(crate) fn start(plan: &Plan, member: &Member, node: usize, founding: &Foundi
         links: peers.flat_map(|peer| classes.map(|class| ((peer, class), link()))).collect(),
         stopping: None,
         leads: None,
+        ending: false,
+        filled_by_snapshot: false,
         _lock: lock,
     };
-    Ok((process, Found { hard_state, base, terms }))
+    Ok((process, Found { hard_state, base, terms, floor }))
 }
 
 impl Process {

@@ -37,6 +37,20 @@ struct Ghost {
     /// The term that it is in.
     term: u64,
     observations: u64,
+    /// The last entry of the log that it has put aside for damage; zero if there is none.
+    floor: EntryId,
+    /// The terms of the entries that were durable there when it was put aside, as often as that was done: by its floor it stands for them
+    /// as if it held them still.
+    aside: Vec<Vec<u64>>,
+}
+
+impl Ghost {
+    /// Whether it holds an entry durably, or stands for it.
+    fn keeps(&self, id: EntryId) -> bool {
+        let position = id.index as usize - 1;
+        let held = self.durable >= id.index && self.terms.get(position) == Some(&id.term);
+        held || self.aside.iter().any(|aside| aside.get(position) == Some(&id.term))
+    }
 }
 
 /// How often a member's whole log and state are looked at, and not only what a step changed.
@@ -127,8 +141,8 @@ impl Oracle {
         assert!(before == vote, "{node} votes for {before} and for {vote} in term {term}");
     }
 
-    /// A process started: what it found is held against what it had shown before.
-    pub(crate) fn started(&mut self, node: usize, found: &Found) {
+    /// A process started: what it found is held against what it had shown before. Returns whether it has put its log aside.
+    pub(crate) fn started(&mut self, node: usize, found: &Found) -> bool {
         let ghost = &self.nodes[node];
         let term = found.hard_state.term;
         assert!(term >= ghost.told, "{node} comes back in term {term} and has spoken in {}", ghost.told);
@@ -136,19 +150,60 @@ impl Oracle {
         let ghost = &self.nodes[node];
         let (kept, last) = (in_common(&terms, &ghost.terms), terms.len());
         let durable = self.promised(node);
-        assert!(kept >= durable, "{node} comes back with {last} entries of which {kept} are as before; {durable} were durable");
+        let stands = found.floor >= self.position(node, durable);
+        assert!(kept >= durable || stands, "{node} comes back with {last} entries of which {kept} are as before; {durable} were durable");
+        let lost = self.lost_for_good(node, found.floor, &terms);
+        assert!(lost.is_none(), "{node} was put aside up to {} and comes back with {}, and without {lost:?}", ghost.floor, found.floor);
+        let aside = (kept < durable).then(|| ghost.terms[..durable as usize].to_vec());
         if let Some(vote) = self.votes.get(&(node, term)) {
             assert!(found.hard_state.vote == Some(*vote), "{node} comes back with {:?} and has voted for {vote}", found.hard_state);
         }
-        let told = ghost.told;
+        let (told, floor) = (ghost.told, found.floor);
         let (on_disk, base) = (terms.clone(), found.base.index);
         let acknowledged = self.nodes[node].acknowledged;
         let hard_state = found.hard_state;
-        self.nodes[node] = Ghost { durable: last as u64, on_disk, base, hard_state, told, acknowledged, ..Ghost::default() };
+        let put_aside = aside.is_some();
+        let mut all_aside = std::mem::take(&mut self.nodes[node].aside);
+        all_aside.extend(aside);
+        if floor.term == 0 {
+            all_aside.clear();
+        }
+        let ghost = Ghost { durable: last as u64, on_disk, base, hard_state, told, acknowledged, floor, ..Ghost::default() };
+        self.nodes[node] = Ghost { aside: all_aside, ..ghost };
         for (position, entry) in terms.iter().enumerate() {
             self.append(node, position as u64 + 1, *entry);
         }
         self.keeps_acknowledged(node, term);
+        put_aside
+    }
+
+    /// Whether a log never went as far as a floor says, so that the floor is a guess.
+    pub(crate) fn never_reached(&self, node: usize, floor: EntryId) -> bool {
+        floor.index > self.nodes[node].terms.len() as u64
+    }
+
+    /// The entry that a node has shown at an index; zero before the first.
+    fn position(&self, node: usize, index: u64) -> EntryId {
+        let term = index.checked_sub(1).map_or(0, |position| self.nodes[node].terms[position as usize]);
+        EntryId { term, index }
+    }
+
+    /// What a node stood for before and does not any more: its floor has fallen, or it is gone before everything of what was put aside that
+    /// is committed stands in its log again, whose durable entries have these terms.
+    fn lost_for_good(&self, node: usize, floor: EntryId, terms: &[u64]) -> Option<EntryId> {
+        let ghost = &self.nodes[node];
+        if floor.term > 0 {
+            return (floor < ghost.floor).then_some(ghost.floor);
+        }
+        let entries = |aside: &[u64]| {
+            let committed = aside.iter().zip(&self.committed).enumerate().filter(|(_, (aside, committed))| aside == committed);
+            let lost = committed
+                .filter(|(position, (term, _))| terms.get(*position) != Some(term))
+                .map(|(position, (term, _))| (position, *term))
+                .next();
+            lost.map(|(position, term)| EntryId { term, index: position as u64 + 1 })
+        };
+        ghost.aside.iter().find_map(|aside| entries(aside))
     }
 
     /// The terms of all entries of a log that begins behind `base`: what is not in it any more has been committed.
@@ -175,6 +230,9 @@ impl Oracle {
     /// Within the term in which it acknowledged entries a node keeps them.
     fn keeps_acknowledged(&self, node: usize, term: u64) {
         let ghost = &self.nodes[node];
+        if ghost.floor.term > 0 {
+            return;
+        }
         let (said, matched) = ghost.acknowledged;
         let last = ghost.terms.len() as u64;
         assert!(said != term || last >= matched, "{node} ends with entry {last} in term {term}, in which it acknowledged {matched}");
@@ -202,9 +260,12 @@ impl Oracle {
     pub(crate) fn is_intact(&self, node: usize, found: &Found) -> bool {
         let ghost = &self.nodes[node];
         let term = found.hard_state.term;
-        let kept = in_common(&self.whole(node, found.base, &found.terms), &ghost.terms);
+        let terms = self.whole(node, found.base, &found.terms);
+        let (kept, promised) = (in_common(&terms, &ghost.terms), self.promised(node));
+        let stands = kept >= promised || found.floor >= self.position(node, promised);
+        let stands = stands && self.lost_for_good(node, found.floor, &terms).is_none();
         let vote = self.votes.get(&(node, term));
-        term >= ghost.told && kept >= self.promised(node) && vote.is_none_or(|vote| found.hard_state.vote == Some(*vote))
+        term >= ghost.told && stands && vote.is_none_or(|vote| found.hard_state.vote == Some(*vote))
     }
 
     /// A node no longer leads.
@@ -289,8 +350,9 @@ impl Oracle {
             let gone = self.committed.get(index as usize - 1).filter(|_| index < outline.base().index);
             self.append(node, index, gone.copied().or(outline.term_of(index)).unwrap_or(0));
         }
-        self.keeps_acknowledged(node, core.term());
         self.observe_durable(node, kept, core.durable());
+        self.observe_floor(node, core.floor());
+        self.keeps_acknowledged(node, core.term());
         self.observe_commit(node, core);
         let applied = store.applied();
         assert!(applied <= core.commit(), "{node} has applied {applied} with commit {}", core.commit());
@@ -353,6 +415,31 @@ impl Oracle {
         ghost.durable = durable;
     }
 
+    /// A floor is given up only when the log holds what it stood for.
+    fn observe_floor(&mut self, node: usize, floor: EntryId) {
+        let ghost = &self.nodes[node];
+        if floor == ghost.floor {
+            return;
+        }
+        if floor.term > 0 {
+            let stood = self.stood_for(node);
+            assert!(floor < ghost.floor && floor >= stood, "{node} put {stood} aside, its floor was {} and is {floor}", ghost.floor);
+            self.nodes[node].floor = floor;
+            return;
+        }
+        let lost = self.lost_for_good(node, floor, &ghost.terms[..ghost.durable as usize]);
+        assert!(lost.is_none(), "{node} takes its log for fetched again, and lacks {lost:?} of what it had put aside");
+        let ghost = &mut self.nodes[node];
+        ghost.floor = floor;
+        ghost.aside.clear();
+    }
+
+    /// The newest entry of all that a node has put aside.
+    fn stood_for(&self, node: usize) -> EntryId {
+        let last = |aside: &Vec<u64>| EntryId { term: aside.last().copied().unwrap_or(0), index: aside.len() as u64 };
+        self.nodes[node].aside.iter().map(last).max().unwrap_or_default()
+    }
+
     fn observe_commit(&mut self, node: usize, core: &Node) {
         let before = self.nodes[node].commit;
         let commit = core.commit();
@@ -369,8 +456,7 @@ impl Oracle {
 
     /// An entry is seen committed for the first time.
     fn commit_next(&mut self, node: usize, id: EntryId, term: u64) {
-        let holds = |ghost: &&Ghost| ghost.durable >= id.index && ghost.terms.get(id.index as usize - 1) == Some(&id.term);
-        let copies = self.nodes.iter().filter(holds).count();
+        let copies = self.nodes.iter().filter(|ghost| ghost.keeps(id)).count();
         assert!(copies >= self.majority, "{node} commits {id}, which {copies} of {} nodes hold durably", self.nodes.len());
         for (other, ghost) in self.nodes.iter().enumerate().filter(|(_, ghost)| ghost.leads.is_some_and(|leads| leads > term)) {
             let held = ghost.terms.get(id.index as usize - 1);

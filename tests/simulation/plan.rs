@@ -68,6 +68,8 @@ pub(crate) enum Fault {
     CutWhileStarting { node: usize, after: u64, death: Death, down: Time },
     /// A bit of one file of a node that counts as good changes.
     Rot { node: usize, pick: u64 },
+    /// A bit changes in a file of the log or the state.
+    Decay { node: usize, pick: u64 },
     /// A sector is written where another one stands.
     Astray { node: usize, pick: u64 },
     /// A copy of a disk is made, for later.
@@ -87,10 +89,20 @@ impl Fault {
             Fault::Die { node, .. } | Fault::KillThenCut { node, .. } | Fault::Pause { node, .. } | Fault::Clock { node, .. } => Some(node),
             Fault::Isolate { node, .. } | Fault::SlowDisk { node, .. } | Fault::HungDisk { node, .. } => Some(node),
             Fault::IoError { node, .. } | Fault::FullDisk { node, .. } | Fault::Shutdown { node, .. } => Some(node),
-            Fault::CutWhileStarting { node, .. } | Fault::Rot { node, .. } | Fault::Astray { node, .. } => Some(node),
-            Fault::Copy { node } | Fault::Restore { node, .. } | Fault::LoseWrite { node, .. } | Fault::Wipe { node, .. } => Some(node),
+            Fault::CutWhileStarting { node, .. } => Some(node),
+            Fault::Rot { node, .. } | Fault::Decay { node, .. } | Fault::Astray { node, .. } | Fault::Copy { node } => Some(node),
+            Fault::Restore { node, .. } | Fault::LoseWrite { node, .. } | Fault::Wipe { node, .. } => Some(node),
             Fault::Blackout { .. } | Fault::Cut { .. } | Fault::Partition { .. } | Fault::Reject { .. } => None,
             Fault::Slow { .. } | Fault::Break { .. } => None,
+        }
+    }
+
+    /// Whose files it changes or copies behind their owner's back.
+    pub(crate) fn hits_content(&self) -> Option<usize> {
+        match *self {
+            Fault::Rot { node, .. } | Fault::Decay { node, .. } | Fault::Astray { node, .. } | Fault::Copy { node } => Some(node),
+            Fault::Restore { node, .. } | Fault::LoseWrite { node, .. } | Fault::Wipe { node, .. } => Some(node),
+            _ => None,
         }
     }
 
@@ -116,6 +128,7 @@ impl Fault {
             Fault::Shutdown { .. } => "shutdown",
             Fault::CutWhileStarting { .. } => "power cut while starting",
             Fault::Rot { .. } => "bit rot",
+            Fault::Decay { .. } => "bit rot in the log",
             Fault::Astray { .. } => "misdirected write",
             Fault::Copy { .. } => "copy of a disk",
             Fault::Restore { .. } => "restored old copy",
@@ -235,6 +248,7 @@ impl Plan {
         if plan.nodes >= 3 && random.per_mille(300) {
             plan.draw_damage(&mut Random::new(seed, 4));
         }
+        plan.draw_decay(&mut Random::new(seed, 7));
         plan
     }
 
@@ -331,6 +345,38 @@ impl Plan {
                 1 => self.faults.push((at, Fault::Astray { node, pick })),
                 2 => self.faults.extend([(at, Fault::Copy { node }), (later, Fault::LoseWrite { node, pick })]),
                 _ => self.faults.extend([(at, Fault::Copy { node }), (later, Fault::Restore { node, down })]),
+            }
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Bits change in the logs of some nodes or of all, one after the other. Much of it is found by a start that follows.
+    fn draw_decay(&mut self, random: &mut Random) {
+        self.limits.scrub_round_ms = random.spread((50, 20_000));
+        if self.nodes < 3 || random.per_mille(650) {
+            return;
+        }
+        let some = random.below(self.nodes as u64) as usize;
+        let rolling = random.per_mille(600);
+        for _ in 0..random.spread((1, 8)) {
+            let (at, pick) = (random.below(self.time), random.number());
+            let node = if random.per_mille(200) { LEADER } else { random.below(self.nodes as u64) as usize };
+            let node = if rolling { node } else { some };
+            // Some nodes are hit again soon, while their logs are being fetched again perhaps.
+            let (times, mut at) = (if random.per_mille(300) { random.between((2, 4)) } else { 1 }, at);
+            for time in 0..times {
+                // Once the others have been healed, it could be one too many: what this log lost may be with a member that stays cut off.
+                if at >= self.time {
+                    break;
+                }
+                self.faults.push((at, Fault::Decay { node, pick: pick.rotate_left(time as u32) }));
+                if random.per_mille(if times > 1 { 1000 } else { 600 }) {
+                    let death = *random.pick(&[Death::Kill, Death::Tear, Death::LoseAll]);
+                    let down = random.spread((10 * MILLISECOND, if times > 1 { 30 * MILLISECOND } else { SECOND }));
+                    at += random.spread((1, if times > 1 { 30 * MILLISECOND } else { 500 * MILLISECOND }));
+                    self.faults.push((at, Fault::Die { node, death, down }));
+                    at += down + random.spread((MILLISECOND, 300 * MILLISECOND));
+                }
             }
         }
         self.faults.sort_by_key(|(at, _)| *at);

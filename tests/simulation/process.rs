@@ -40,7 +40,9 @@ impl World {
                 self.counts.starts += 1;
                 let forgot = self.has_forgotten(node, &found);
                 if !forgot {
-                    self.oracle.started(node, &found);
+                    let guessed = self.oracle.never_reached(node, found.floor);
+                    let put_aside = self.oracle.started(node, &found);
+                    self.note_repair(node, &found, put_aside, guessed);
                 }
                 let now = self.now;
                 let member = &mut self.members[node];
@@ -78,9 +80,16 @@ impl World {
             member.disk.clear_faults();
             member.disk.kill();
             self.schedule(self.now + 100 * MILLISECOND, What::Start(node));
+        } else if member.full_until > self.now && is_shortage(error) {
+            // What is known of the damaged log must be written down before anything else.
+            assert!(member.is_damaged(), "{node} needs room to start: {error}");
+            member.disk.kill();
+            self.schedule(self.now + 100 * MILLISECOND, What::Start(node));
         } else {
-            assert!(member.damaged, "{node} refuses to start: {error}");
+            assert!(member.is_damaged(), "{node} refuses to start: {error}");
             assert!(matches!(error, Error::Corrupt { .. } | Error::Io { .. }), "{node} refuses to start: {error}");
+            let repairable = !member.harm.is_irreplaceable();
+            assert!(!repairable, "{node} refuses to start, though others have all that was damaged, {:?}: {error}", member.harm);
             member.disk.kill();
             member.gone = true;
             self.counts.gone += 1;
@@ -122,7 +131,7 @@ impl World {
 
     /// A process that cannot go on ends by itself.
     pub(crate) fn fatal(&mut self, node: usize, error: &Error) {
-        let known = self.failing.remove(&node).is_some() || self.members[node].damaged;
+        let known = self.failing.remove(&node).is_some() || self.members[node].is_damaged();
         assert!(known, "{node} ends without a fault of its disk: {error}");
         self.counts.fatal += 1;
         self.die(node, Death::Kill, Some(200 * MILLISECOND));
@@ -227,7 +236,7 @@ impl World {
         self.publish(node);
         let Some(process) = &self.members[node].process else { return };
         if self.members[node].rolled_back.is_none() {
-            self.oracle.observe(node, process.replica.node(), &process.store, self.members[node].damaged);
+            self.oracle.observe(node, process.replica.node(), &process.store, self.members[node].is_damaged());
             self.oracle.observe_hash(node, process.store.applied(), process.replica.state_hash());
         }
         let position = process.replica.node();
@@ -251,9 +260,10 @@ impl World {
         self.counts.events += 1;
         let writes = if let Event::Client(batch) = &event { World::writes_of(batch) } else { Vec::new() };
         let Some(process) = &mut self.members[node].process else { return };
-        let before = process.replica.node().last();
+        let (before, floor) = (process.replica.node().last(), process.replica.node().floor());
         process.replica.handle(event);
         let core = process.replica.node();
+        self.counts.floors_lowered += u64::from(core.floor() < floor && core.floor().term > 0);
         if !writes.is_empty() && core.last() != before {
             let (term, first) = (core.term(), before.index + 1);
             assert!(core.last() == EntryId { term, index: before.index + writes.len() as u64 }, "{node} takes a batch in part");
@@ -284,6 +294,8 @@ impl World {
             process.leads = leads;
             if leads.is_some() {
                 assert!(member.rolled_back.is_none(), "{node} leads, which forgot what it had promised");
+                let floor = process.replica.node().floor();
+                assert!(floor.term == 0, "{node} leads, which lacks entries up to {floor}");
                 self.counts.elections += 1;
                 self.oracle.leads(node, process.replica.node());
             } else {
@@ -297,7 +309,7 @@ impl World {
         let Some(process) = &mut self.members[node].process else { return };
         let core = process.replica.node();
         process.gate.set_serving(process.replica.serving());
-        process.view.set_position(core.durable_term(), core.last());
+        process.view.set_position(core.durable_term(), core.last().max(core.floor()));
         for peer in &core.config().voters {
             if let Some(index) = core.matched(*peer)
                 && let Some(term) = core.outline().term_of(index)
@@ -308,7 +320,7 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize, actions: Actions<u64>) {
-        let Actions { send, jobs, prepare, hint, merge, snapshots, old_state, discard, replies, .. } = actions;
+        let Actions { send, jobs, prepare, hint, merge, scrub, snapshots, old_state, discard, replies, .. } = actions;
         drop(old_state);
         let intact = self.members[node].rolled_back.is_none();
         let Some(process) = &mut self.members[node].process else { return };
@@ -327,6 +339,9 @@ impl World {
         }
         if let Some(job) = merge {
             self.ask_merger(node, Chore::Merge(job));
+        }
+        if let Some(job) = scrub {
+            self.begin_scrub(node, job);
         }
         for outgoing in send {
             self.send(node, outgoing);
@@ -419,10 +434,19 @@ impl World {
             self.counts.syncs += 1;
             match completion {
                 Completion::Retired(_) => self.counts.retirements += 1,
-                Completion::Installed => self.counts.installations += 1,
+                Completion::Installed => {
+                    self.counts.installations += 1;
+                    process.filled_by_snapshot |= process.replica.node().floor().term > 0;
+                }
                 _ => {}
             }
+            let (healed, distrusted) = (matches!(completion, Completion::Healed(_)), matches!(completion, Completion::Distrusted));
             process.inbox.push(Event::Disk(completion));
+            if healed {
+                self.healed(node);
+            } else if distrusted {
+                self.distrusted(node);
+            }
             self.rouse(node);
             self.begin_job(node);
         }
@@ -441,6 +465,10 @@ impl World {
             self.fatal(node, &error);
         }
     }
+}
+
+fn is_shortage(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
 /// What a job changes on the disk, for the oracle.

@@ -84,7 +84,10 @@ fn play(world: &mut World) -> Report {
         let here = |node: &usize| apart >> node & 1 == 0 && !world.members[*node].gone;
         (0..world.plan.nodes).filter(here).all(|node| {
             let process = world.members[node].process.as_ref();
-            process.is_some_and(|process| process.store.applied() == commit && process.replica.node().last().index == commit)
+            process.is_some_and(|process| {
+                let core = process.replica.node();
+                process.store.applied() == commit && core.last().index == commit && core.floor().term == 0
+            })
         })
     });
     for node in 0..world.plan.nodes {
@@ -107,7 +110,7 @@ fn choose_apart(world: &mut World) -> u64 {
     let spare = world.plan.nodes - world.plan.majority();
     let first = world.random.below(world.plan.nodes as u64) as usize;
     let mut order: Vec<usize> = (0..world.plan.nodes).map(|node| (first + node) % world.plan.nodes).collect();
-    order.sort_by_key(|node| !world.members[*node].damaged);
+    order.sort_by_key(|node| !world.members[*node].is_damaged());
     order[..spare].iter().fold(0, |mask, node| mask | 1 << node)
 }
 

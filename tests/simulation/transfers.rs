@@ -167,7 +167,7 @@ impl World {
             Ok(Verdict::Accept { .. }) => self.check_belief(to, from),
             Ok(Verdict::Refuse(refusal)) => return self.refuse_transfer(number, from, &refusal),
             Err(error) => {
-                self.fatal(to, &error);
+                self.fatal_link(to, &error);
                 return self.break_transfer(number);
             }
         }
@@ -219,7 +219,7 @@ impl World {
             }
             Ok(None) => self.step_later(number, pause, Leg::End),
             Err(error) => {
-                assert!(self.members[from].damaged, "{from} cannot read its snapshot: {error}");
+                assert!(self.members[from].is_damaged(), "{from} cannot read its snapshot: {error}");
                 self.end_transfer(number);
             }
         }
@@ -263,11 +263,11 @@ impl World {
                 self.counts.snapshots_full += 1;
             }
             SnapshotError::Bad(reason) => {
-                let damaged = self.members[from].damaged || self.members[to].damaged;
+                let damaged = self.members[from].is_damaged() || self.members[to].is_damaged();
                 assert!(damaged, "{to} cannot use what {from} sends of its snapshot: {reason}");
             }
             SnapshotError::Fatal(error) => {
-                self.fatal(to, &error);
+                self.fatal_link(to, &error);
                 return self.break_transfer(number);
             }
         }

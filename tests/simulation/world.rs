@@ -49,6 +49,16 @@ pub(crate) enum What {
         life: u64,
         read: Box<EarlyRead<u64>>,
     },
+    /// A file has been read again.
+    Scrubbed {
+        node: usize,
+        life: u64,
+    },
+    /// A process ends over damage.
+    Ended {
+        node: usize,
+        life: u64,
+    },
     Marks {
         node: usize,
         life: u64,
@@ -68,6 +78,8 @@ pub(crate) enum What {
     Stray {
         from: usize,
         to: usize,
+        /// Of the sender, when it said it.
+        life: u64,
         bytes: Vec<u8>,
     },
     /// A snapshot's way, by the number of the transfer and of the connection.
@@ -248,6 +260,7 @@ impl World {
             | What::Hinted { node, .. }
             | What::Chore { node, .. }
             | What::Enter { node, .. }
+            | What::Scrubbed { node, .. }
             | What::Marks { node, .. } => Some(*node),
             What::Value { node, .. } => Some(*node),
             What::Dial { from, .. } => Some(*from),
@@ -282,6 +295,8 @@ impl World {
             What::Hinted { node, life } => self.hinted(node, life),
             What::Chore { node, life } => self.chore_done(node, life),
             What::Enter { node, life, read } => self.enter_gate(node, life, *read),
+            What::Scrubbed { node, life } => self.scrubbed(node, life),
+            What::Ended { node, life } => self.ended_over_damage(node, life),
             What::Marks { node, life } => self.flush_marks(node, life),
             What::Start(node) => self.start(node),
             What::Dial { from, to, class, life, dialing } => self.dial(from, to, class, life, dialing),
@@ -289,7 +304,7 @@ impl World {
             What::Welcome(handshake) => self.welcome_arrives(handshake),
             What::Opened(number, hello) => self.opened(number, &hello),
             What::Deliver(number) => self.deliver(number),
-            What::Stray { from, to, bytes } => self.stray(from, to, &bytes),
+            What::Stray { from, to, life, bytes } => self.stray(from, to, life, &bytes),
             What::Transfer { number, connection, leg } => self.transfer(number, connection, leg),
             What::SenderEnds(number) => self.sender_ends(number),
             What::ReceiverEnds(number) => self.receiver_ends(number),

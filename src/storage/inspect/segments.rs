@@ -65,7 +65,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 self.inspection.finished(&name);
             }
             let Some(id) = id_of(&name).filter(|id| !manifest.segments.iter().any(|listed| listed.id == *id)) else { continue };
-            match recovery::may_be_removed(self.inspection.disk, id, self.cluster, manifest.last_id) {
+            match recovery::may_be_removed(self.inspection.disk, id, self.cluster) {
                 Ok(false) => {
                     let text =
                         "its header is damaged, but it was never listed, so nothing was written to it; a start leaves it alone, remove it";

@@ -3,6 +3,7 @@
 use super::damage::SMALL;
 use super::*;
 use crate::storage::aside;
+use crate::storage::segment::file_name;
 use crate::storage::simulated::{CrashPolicy, Errno, OperationKind};
 use crate::storage::slots::SlotFile;
 
@@ -126,6 +127,24 @@ fn a_segment_that_was_never_listed_and_cannot_be_opened_is_left_alone() {
         assert_eq!((engine.last(), floor), (EntryId::default(), id(1, 3)));
         stop(engine, &device);
     }
+}
+
+#[test]
+fn a_segment_that_was_left_alone_is_left_alone_when_later_ones_have_been_listed() {
+    let device = written(&[1], 3);
+    let (mut engine, _) = open_one_of_three(device.boot()).expect("opened");
+    let prepared = engine.preparer.prepare(0).expect("there is room").name().to_owned();
+    drop(engine);
+    device.kill();
+    device.rot(&prepared, 10, 1).expect("rotted");
+    let (mut engine, _) = open_one_of_three(device.boot()).expect("nothing that counts is damaged");
+    write(&mut engine, &[2], 300);
+    let listed = &engine.writer.manifest;
+    assert!(file_name(listed.last_id) > prepared && listed.segments.iter().all(|listed| file_name(listed.id) != prepared), "{listed:?}");
+    stop(engine, &device);
+    let (engine, floor) = open_one_of_three(device.boot()).expect("nothing that counts is damaged");
+    assert_eq!((engine.last(), floor), (id(2, 303), EntryId::default()));
+    assert!(has_now(&engine, &prepared));
 }
 
 #[test]
