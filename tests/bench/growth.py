@@ -327,7 +327,7 @@ class Report:
         shared = [("values", VALUE_SIZE, operation) for operation in OPERATIONS]
         points = {point: runs for point, runs in self.found.items() if point not in shared}
         yield f"Elections meanwhile: {sum(run['elections'] for runs in points.values() for run in runs)}."
-        failed = [f"{operation.upper()} at {x:,} {curve if curve != 'values' else 'B of a value'}: {failures(runs)}"
+        failed = [f"{operation.upper()} with {f'values of {size(x)}' if curve == 'values' else f'{x:,} {curve}'}: {failures(runs)}"
                   for (curve, x, operation), runs in points.items() if failures(runs)]
         yield f"Failed requests, which are in no figure: {'; '.join(failed) or 'none'}."
         if self.figures["restless"]:
