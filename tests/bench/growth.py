@@ -431,7 +431,8 @@ def show(figures, name, plot):
     """Prints the tables, and writes the plot if a file is named."""
     try:
         report = Report(figures)
-        text = "\n".join([*report.tables(), *(f"{line}\\" for line in report.notes())]).removesuffix("\\")
+        # A backslash ends a line of Markdown without ending the paragraph.
+        text = "\n".join([*report.tables(), "\\\n".join(report.notes())])
         picture = report.plot()
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         fail(f"{name} holds no figures of this program: {error!r}")
