@@ -10,7 +10,8 @@ FIRST ?= 0
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench bench-peers failover model bugbank fuzz fulldisk install clean
+.PHONY: help cargo build test check bless sim cluster kill-leader demo chaos faults bench bench-peers growth
+.PHONY: failover model bugbank fuzz fulldisk install clean
 
 help:
 	@echo 'make build        build the server, the client and the chaos tool (release)'
@@ -26,10 +27,12 @@ help:
 	@echo 'make bench        the standard table on a scratch cluster, beside the limits of this machine: RUNS=$(RUNS), some minutes;'
 	@echo '                  with ARGS one measurement: make bench ARGS="--workload get --connections 16"'
 	@echo 'make bench-peers  the same load on ApexKV, Redis, ZooKeeper and etcd, as far as they are installed'
+	@echo 'make growth       throughput as keys, connections and values grow, on scratch clusters: RUNS=$(RUNS) of SECONDS=$(or $(SECONDS),3)'
+	@echo '                  for each point, some six minutes; KEYS_MAX=10000000 adds ten million keys, ARGS="--plot FILE.svg" a plot'
 	@echo 'make failover     kill the leader of a cluster of its own 50 times; ARGS="--how pause" silences it'
 	@echo 'make install      copy the three programs to $$(PREFIX)/bin, PREFIX=$(PREFIX)'
 	@echo 'make model        visit every state of the Raft core within the large bounds, up to STATES=$(STATES) of each set'
-	@echo 'make fuzz         fuzz TARGET=$(TARGET) for SECONDS=$(SECONDS), guided by coverage; TARGET=all takes one after another'
+	@echo 'make fuzz         fuzz TARGET=$(TARGET) for SECONDS=$(or $(SECONDS),60), guided by coverage; TARGET=all takes one after another'
 	@echo 'make fulldisk     fill the disks of three nodes, on small file systems of their own: as root, or where user namespaces are allowed'
 	@echo 'make bugbank      plant known mistakes one by one and show which test notices each'
 	@echo 'make clean        remove what was built; the data of make cluster stays in data/'
@@ -85,11 +88,18 @@ bench: build
 	@command -v python3 >/dev/null || { echo 'make: the table needs python3; one measurement does not: make bench ARGS="--workload set"' >&2; \
 	exit 1; }
 	@$(BIN)/apexkv-chaos with-cluster --scratch-in $(SCRATCH) -- \
-	python3 tests/bench/table.py --bin $(BIN) --scratch-in $(SCRATCH) --runs $(RUNS)
+	python3 -B tests/bench/table.py --bin $(BIN) --scratch-in $(SCRATCH) --runs $(RUNS)
 endif
 
 bench-peers: build
 	@tests/bench/peers.sh $(BIN) $(SCRATCH)
+
+# Up to so many keys.
+KEYS_MAX ?= 1000000
+growth: build
+	@command -v python3 >/dev/null || { echo 'make: growth needs python3' >&2; exit 1; }
+	@python3 -B tests/bench/growth.py --bin $(BIN) --scratch-in $(SCRATCH) --runs $(RUNS) --seconds $(or $(SECONDS),3) \
+	--keys-max $(KEYS_MAX) $(ARGS)
 
 failover: build
 	@$(BIN)/apexkv-chaos failover --scratch-in $(SCRATCH) $(ARGS)
@@ -102,7 +112,6 @@ model: cargo
 # What is found goes to $(FUZZ_DIR)/found, the inputs collected on the way to $(FUZZ_DIR)/corpus; the corpus under tests/fuzz stays as it is.
 # Allocations beyond 64 MiB at once, and inputs that take longer than 10 s, count as failures too.
 TARGET ?= all
-SECONDS ?= 60
 FUZZ_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz
 FUZZ_TARGETS := client_frames peer_frames handshake segments slots state_files core_messages
 fuzz: cargo
@@ -111,7 +120,7 @@ fuzz: cargo
 	@for target in $(if $(filter all,$(TARGET)),$(FUZZ_TARGETS),$(TARGET)); do \
 	mkdir -p $(FUZZ_DIR)/corpus/$$target $(FUZZ_DIR)/found/$$target && \
 	$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(FUZZ_DIR)/build $$target \
-	$(FUZZ_DIR)/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 \
+	$(FUZZ_DIR)/corpus/$$target tests/fuzz/corpus/$$target -- -max_total_time=$(or $(SECONDS),60) -max_len=8192 -timeout=10 \
 	-malloc_limit_mb=64 -artifact_prefix=$(FUZZ_DIR)/found/$$target/ $(ARGS) || exit 1; done
 
 # In a namespace of its own even as root, so that no mount can stay behind.

@@ -9,12 +9,10 @@ servers' processes, divided by the requests that they have counted; syncs are th
 import argparse
 import json
 import os
-import platform
 import shutil
-import statistics
-import subprocess
-import sys
 import time
+
+from measuring import Cluster, fail, failures, machine, median, milliseconds, number, objects, progress
 
 # The work: operation, connections, depth, and the limit that it is held against.
 POINTS = [
@@ -34,28 +32,12 @@ VALUE_SIZE = 256
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def fail(reason):
-    sys.exit(f"table: {reason}")
-
-
-def objects(command):
-    """What a program prints: one JSON object a line."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode != 0 or not lines:
-        fail(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
-    return lines
-
-
-class Cluster:
-    """The servers, as far as they tell of themselves."""
-
-    def __init__(self, client):
-        self.client = client
+class Servers(Cluster):
+    """The cluster, with what its work costs."""
 
     def counters(self):
         """Processor seconds, requests and log syncs so far; elections and step-downs, and where the leader is."""
-        nodes = [line["node"] for line in objects([self.client, "-o", "json", "status"]) if line["ok"]]
+        nodes = self.nodes()
         leaders = [node for node in nodes if node["role"] == "leader"]
         if not leaders:
             fail("no node leads")
@@ -70,7 +52,7 @@ class Cluster:
         before = self.counters()
         flags = ["--workload", operation, "--connections", connections, "--depth", depth, "--duration", f"{seconds}s", "--warmup", "500ms"]
         flags += ["--keys", KEYS, "--value-size", VALUE_SIZE, "--prefill", "no"]
-        result = objects([self.client, "-o", "json", "bench", *map(str, flags)])[0]
+        result = self.bench(*flags)
         after = self.counters()
         done = {name: after[name] - before[name] for name in before}
         requests = done["requests_set"] + done["requests_get"]
@@ -79,47 +61,13 @@ class Cluster:
         return result
 
     def prefill(self):
-        flags = ["--prefill", "yes", "--keys", KEYS, "--value-size", VALUE_SIZE, "--duration", "500ms", "--warmup", "0s"]
-        objects([self.client, "-o", "json", "bench", *map(str, flags)])
+        self.bench("--prefill", "yes", "--keys", KEYS, "--value-size", VALUE_SIZE, "--duration", "500ms", "--warmup", "0s")
 
 
 def processor_seconds(pid):
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
         fields = stat.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def machine(folder):
-    """The lines that say where the figures come from."""
-    cores = len(os.sched_getaffinity(0))
-    model = "unknown processor"
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
-        for line in info:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    load = os.getloadavg()[0]
-    lines = [f"{cores} cores ({model}), {platform.system()} {platform.release()}, {file_system(folder)}"]
-    if load > cores / 2:
-        lines.append(f"The machine is busy: load {load:.1f} on {cores} cores before the first run. The figures are worth that much less.")
-    return lines
-
-
-def file_system(folder):
-    """Type and source of the mount that the folder lies on."""
-    folder, best = os.path.realpath(folder), ("", "unknown file system")
-    with open("/proc/self/mounts", encoding="utf-8") as mounts:
-        for line in mounts:
-            source, point, kind = line.split()[:3]
-            inside = point == "/" or folder == point or folder.startswith(point + "/")
-            if inside and len(point) >= len(best[0]):
-                best = (point, f"{kind} on {source}")
-    return best[1] + (" (memory: a sync costs nothing here)" if best[1].startswith("tmpfs") else "")
-
-
-def median(runs, name):
-    values = [run[name] for run in runs if run.get(name) is not None]
-    return statistics.median(values) if values else None
 
 
 def medians(runs):
@@ -150,20 +98,6 @@ def run_all(cluster, limits, folder, runs, seconds):
     return found
 
 
-def progress(text):
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
-
-
-def number(value, digits=0):
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def milliseconds(result):
-    return f"{result['p50_us'] / 1000:.2f} / {result['p99_us'] / 1000:.2f}"
-
-
 HEADS = ["work", "conns x depth", "ops/s", "p50 / p99 ms", "CPU us/op", "syncs/1,000", "limit ops/s", "p50 / p99 ms", "CPU us/op", "ratio"]
 
 
@@ -192,8 +126,9 @@ def aligned(table):
 def show(found, elections, lines, runs, seconds):
     for line in lines:
         print(line)
-    print(f"Servers and load share the machine. 16 B keys, {VALUE_SIZE} B values, {KEYS:,} keys; medians of {runs} run{'s' if runs != 1 else ''} of {seconds} s each, in turn.")
-    print("The limit of a SET is a bare replicated write path of three processes (group commit, fdatasync, nothing else), the limit of a GET a")
+    print(f"Servers and load share the machine. 16 B keys, {VALUE_SIZE} B values, {KEYS:,} keys; "
+          f"medians of {runs} run{'s' if runs != 1 else ''} of {seconds} s each, in turn.")
+    print("The limit of a SET is a bare replicated write path of three processes (group commit, fdatasync, nothing else), that of a GET a")
     print("TCP echo with a thread for each connection (a request there is as large as a SET). CPU is that of all servers together.\n")
     for line in aligned(rows(found)):
         print(line)
@@ -204,12 +139,8 @@ def show(found, elections, lines, runs, seconds):
     sync = median(found["limit", tuple(OTHERS[1][1])], "p50_us")
     alone = median(found["point", POINTS[0]], "p50_us")
     print(f"p50 of a SET on one connection: {alone / sync:.1f} x that of an fdatasync with three writers on the disk")
-    errors = {}
-    for (kind, _), results in found.items():
-        for result in results if kind == "point" else []:
-            for name, count in result["errors"].items():
-                errors[name] = errors.get(name, 0) + count
-    print(f"elections meanwhile: {elections}; failed requests: {', '.join(f'{name} {count}' for name, count in errors.items()) or 'none'}")
+    failed = failures(result for (kind, _), results in found.items() if kind == "point" for result in results)
+    print(f"elections meanwhile: {elections}; failed requests: {failed or 'none'}")
 
 
 def main():
@@ -225,7 +156,7 @@ def main():
     if "APEXKV_ENDPOINTS" not in os.environ:
         fail("APEXKV_ENDPOINTS names no cluster; run it as `make bench` does")
     lines = machine(arguments.scratch_in)
-    cluster = Cluster(os.path.join(arguments.bin, "apexkv-client"))
+    cluster = Servers(os.path.join(arguments.bin, "apexkv-client"))
     folder = os.path.join(arguments.scratch_in, f"apexkv-limits-{os.getpid()}")
     os.makedirs(folder)
     try:
