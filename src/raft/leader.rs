@@ -300,7 +300,7 @@ impl Node {
         let probes = mode != Mode::Replicate;
         let budget = if probes { self.settings.append_bytes.min(PROBE_BYTES) } else { self.settings.append_bytes };
         let (count, bytes) = if next <= last { sizes.fit(next, last, budget) } else { (0, 0) };
-        if bytes < budget && !self.writes.is_empty() && progress.under_way() >= APPENDS_AHEAD {
+        if next + count > last && bytes < budget && !self.writes.is_empty() && progress.under_way() >= APPENDS_AHEAD {
             // The follower has one to make durable and one to go on with. Sent now, these would cost a message and a turn of both
             // nodes each; they leave together when it has answered or the own disk is ready for them.
             return false;
@@ -418,14 +418,17 @@ mod tests {
     use super::*;
     use crate::raft::Settings;
 
+    struct OneEach;
+
+    impl Sizes for OneEach {
+        fn fit(&self, from: u64, last: u64, budget: u64) -> (u64, u64) {
+            let count = (last + 1 - from).min(budget.max(1));
+            (count, count)
+        }
+    }
+
     /// Lets the node do what it wants to do, on a disk that takes no time.
     fn settle(node: &mut Node) {
-        struct OneEach;
-        impl Sizes for OneEach {
-            fn fit(&self, from: u64, last: u64, _: u64) -> (u64, u64) {
-                (last + 1 - from, last + 1 - from)
-            }
-        }
         node.take_noop();
         if let Some((ticket, _)) = node.ready(&OneEach).hard_state {
             node.hard_state_stored(ticket);
@@ -436,8 +439,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_leader_is_obstructed_when_nothing_commits_and_too_few_have_room() {
+    fn hear(node: &mut Node, peer: u32, message: Message) {
+        node.step(Envelope { from: NodeId(peer), to: NodeId(1), term: node.durable_term(), message }, true);
+    }
+
+    /// Node 1 of three, leading term 1, its no-op durable.
+    fn leader(append_bytes: u64, window_bytes: u64) -> Node {
         let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: vec![] };
         let outline = Outline::new(EntryId::default(), config);
         let settings = Settings {
@@ -448,19 +455,56 @@ mod tests {
             resend_ticks: 20,
             stall_ticks: 50,
             ban_ticks: 50,
-            append_bytes: 10,
-            window_bytes: 10,
+            append_bytes,
+            window_bytes,
         };
         let mut node = Node::new(NodeId(1), settings, 7, Recovered { hard_state: HardState::default(), outline, commit: 0 });
-        let hear = |node: &mut Node, peer, message| {
-            node.step(Envelope { from: NodeId(peer), to: NodeId(1), term: node.durable_term(), message }, true);
-            settle(node);
-        };
         node.tick(20);
-        hear(&mut node, 2, Message::PreVoteReply { proposed_term: 1, granted: true });
-        hear(&mut node, 2, Message::VoteReply { granted: true });
+        for message in [Message::PreVoteReply { proposed_term: 1, granted: true }, Message::VoteReply { granted: true }] {
+            hear(&mut node, 2, message);
+            settle(&mut node);
+        }
         settle(&mut node);
         assert!(node.is_leader() && node.durable() == 1, "{node:?}");
+        node
+    }
+
+    /// How many entries each append to node 2 carries that leaves now.
+    fn appends(node: &mut Node) -> Vec<u64> {
+        let counts = node.ready(&OneEach).send.into_iter().filter(|envelope| envelope.to == NodeId(2));
+        let counts =
+            counts.filter_map(|envelope| if let Message::Append { entries, .. } = envelope.message { Some(entries.count()) } else { None });
+        counts.collect()
+    }
+
+    #[test]
+    fn what_is_small_waits_while_two_appends_are_under_way_and_the_own_disk_writes() {
+        let mut node = leader(10, 1000);
+        hear(&mut node, 2, Message::Appended { matched: 1, round: 0 });
+        let propose = |node: &mut Node, count| {
+            node.propose(count).expect("it leads");
+            appends(node)
+        };
+        assert_eq!(propose(&mut node, 1), [1]);
+        let sequence = node.issue_write(2);
+        assert_eq!(propose(&mut node, 1), [1], "it arrives while the follower makes the first one durable");
+        assert_eq!((propose(&mut node, 1), propose(&mut node, 2)), (vec![], vec![]));
+        hear(&mut node, 2, Message::Appended { matched: 2, round: 0 });
+        assert_eq!(appends(&mut node), [3], "an answer lets them go, together");
+        assert!(propose(&mut node, 1).is_empty());
+        node.synced(sequence);
+        assert_eq!(appends(&mut node), [1], "so does the own disk");
+        node.issue_write(7);
+        assert_eq!(propose(&mut node, 25), [10, 10], "what fills an append does not wait");
+    }
+
+    #[test]
+    fn a_leader_is_obstructed_when_nothing_commits_and_too_few_have_room() {
+        let mut node = leader(10, 10);
+        let hear = |node: &mut Node, peer, message| {
+            hear(node, peer, message);
+            settle(node);
+        };
         let beat = |able| Message::HeartbeatReply { round: 0, verified: 0, able };
         let hear_both = |node: &mut Node, able: [bool; 2]| {
             node.tick(1);

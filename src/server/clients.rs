@@ -8,7 +8,9 @@
 //! | `serve`, `input` | a connection's thread and its receive buffer |
 //! | `request`, `batch` | frames to checked requests to one batch for the Raft thread |
 //! | `connection`, `output` | outcomes to responses, in order, sent by whoever completes the head |
-//! | `reads`, `response` | values from the store into responses |
+//! | `gate` | reads that were looked up and wait for their confirmation |
+//! | `values`, `reads`, `stream`, `response` | values from the store into responses |
+//! | `responders` | many answers of the Raft thread at a time |
 //! | `backups` | the whole state, part by part |
 //! | `flusher` | finishes what clients did not take at once, cuts those that take nothing |
 //!
@@ -231,7 +233,7 @@ impl ClientPort {
     }
 
     /// Closes the listeners, lets open requests be answered for a short while (see [`ClientLimits::stop_time`]), closes all
-    /// connections and waits for their threads. The Raft thread should still run. Calling it again does nothing.
+    /// connections and waits for their threads. Calling it again does nothing.
     pub fn stop(&mut self) {
         self.port.stopping.store(true, SeqCst);
         self.port.stop_bell.ring();

@@ -2,8 +2,8 @@
 //! all that is ready, with one send that cannot wait. Replies by the completing thread are measurably faster than waking the
 //! connection's own thread for them.
 //!
-//! The Raft thread never waits here. It leaves outcomes in a queue without a lock and then only *tries* the lock of the output; when
-//! another thread holds it, that thread looks into the queue once more after it has let go, so nothing is left lying. What a socket
+//! Who answers never waits here: it only *tries* the lock of the output, and when another thread holds it, leaves the outcomes in a queue,
+//! into which that thread looks once more after it has let go, so nothing is left lying. What a socket
 //! does not take at once is finished by the server's flusher, so that a connection's thread can sleep in a plain blocking receive: one
 //! system call for a request instead of two. The lock is never held over anything that can wait.
 

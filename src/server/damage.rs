@@ -2,6 +2,7 @@
 //! disk, so that the next start puts it right from the other nodes. Until then the node goes on, and refuses what it cannot read. Nothing
 //! here waits, but for whoever ends the process.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -35,14 +36,19 @@ impl Remembered {
     }
 }
 
+/// Most places that are said: a disk that loses everything has made itself heard by then.
+const SAID_MAX: usize = 1000;
+
 /// Makes what damage is told to. `alone` is a node that is a cluster of its own.
 pub(super) fn reporter<C: Send + 'static>(writer: Sender<Job>, inbox: Sender<Event<C>>, metrics: Arc<Metrics>, alone: bool) -> OnDamage {
-    let said = Mutex::new(None);
+    let said = Mutex::new(HashSet::new());
     Arc::new(move |error| {
         let text = error.to_string();
-        if said.lock().replace(text.clone()).as_ref() == Some(&text) {
+        let mut said = said.lock();
+        if said.len() >= SAID_MAX || !said.insert(text.clone()) {
             return;
         }
+        drop(said);
         let remedy = if alone {
             "no other node has the data: look with apexkv check while this node is stopped, and restore a backup"
         } else {
@@ -71,8 +77,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let report = reporter(writer, inbox, Arc::clone(&metrics), false);
         let error = |offset| Error::Corrupt { file: "00000007.log".to_owned(), offset, reason: "rotten".to_owned() };
-        (0..100).for_each(|_| report(&error(5)));
-        report(&error(6));
+        (0..100).for_each(|_| [5, 6].into_iter().for_each(|offset| report(&error(offset))));
         assert_eq!((jobs.len(), metrics.damage_found.get()), (2, 2));
         for offset in ["5", "6"] {
             let Ok(Event::Damaged(text)) = events.try_recv() else { panic!("an alarm for offset {offset}") };

@@ -1,10 +1,11 @@
 //! Queues whose receiver sleeps as soon as there is nothing to take. A channel of `crossbeam-channel` carries the messages; its own way
 //! of waiting spins and yields the processor several times first, which costs more than it saves where threads outnumber processors: a
-//! thread that yields goes to the end of the line, one that sleeps is woken to the front of it. One receiver each; sending never waits.
+//! thread that yields goes to the end of the line, one that sleeps is woken to the front of it. Each queue has one receiver.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::thread::{self, Thread};
+use std::thread::{self, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvError, SendError, TryIter, TryRecvError};
@@ -25,11 +26,12 @@ impl Bell {
     fn ring(&self) {
         // Pairs with the fence in `Receiver::sleep`: either this thread sees that the other one sleeps, or that one sees what was sent.
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed)
-            && self.sleeping.swap(false, Ordering::Acquire)
-            && let Some(receiver) = &*self.receiver.lock()
-        {
-            receiver.unpark();
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Acquire) {
+            // Not under the lock: whoever is woken may run at once, and will want it.
+            let receiver = self.receiver.lock().clone();
+            if let Some(receiver) = receiver {
+                receiver.unpark();
+            }
         }
     }
 }
@@ -84,11 +86,14 @@ impl<T> Sender<T> {
     }
 }
 
-/// Where messages arrive, in the order in which they were sent.
+/// Where messages arrive, in the order in which they were sent. It may move to another thread, but no two threads share it: the bell
+/// wakes one.
 #[derive(Debug)]
 pub struct Receiver<T> {
     channel: crossbeam_channel::Receiver<T>,
     bell: Arc<Bell>,
+    /// The thread that the bell knows.
+    sleeper: Cell<Option<ThreadId>>,
 }
 
 impl<T> Receiver<T> {
@@ -151,11 +156,9 @@ impl<T> Receiver<T> {
     /// Sleeps until the bell rings or the deadline passes, unless a message has come by the time that senders know of it.
     fn sleep(&self, deadline: Option<Instant>) -> Option<Result<T, RecvError>> {
         let own = thread::current();
-        {
-            let mut receiver = self.bell.receiver.lock();
-            if receiver.as_ref().is_none_or(|receiver| receiver.id() != own.id()) {
-                *receiver = Some(own);
-            }
+        if self.sleeper.get() != Some(own.id()) {
+            self.sleeper.set(Some(own.id()));
+            *self.bell.receiver.lock() = Some(own);
         }
         self.bell.sleeping.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -180,14 +183,15 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     with(crossbeam_channel::unbounded())
 }
 
-/// A queue for at most so many messages.
+/// A queue for at most so many messages, and at least one: a receiver that sleeps takes nothing from the sender's hand.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a queue without room wakes nobody");
     with(crossbeam_channel::bounded(capacity))
 }
 
 fn with<T>((sender, receiver): (crossbeam_channel::Sender<T>, crossbeam_channel::Receiver<T>)) -> (Sender<T>, Receiver<T>) {
     let bell = Arc::new(Bell::default());
-    (Sender { channel: sender, farewell: Farewell(Arc::clone(&bell)) }, Receiver { channel: receiver, bell })
+    (Sender { channel: sender, farewell: Farewell(Arc::clone(&bell)) }, Receiver { channel: receiver, bell, sleeper: Cell::new(None) })
 }
 
 #[cfg(test)]

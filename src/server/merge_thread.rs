@@ -26,7 +26,7 @@ const RATES: Rates = Rates { busy: 48 << 20, idle: 256 << 20 };
 pub(super) enum MergerWork {
     /// To merge files.
     Merge(MergeJob),
-    /// To remove files that the manifest no longer names.
+    /// To remove files that the manifest has dropped.
     Discard(Discarded),
     /// To give memory back, which takes a while if it is much.
     Drop(OldState),

@@ -132,7 +132,7 @@ impl Peers {
         let receiving = shared.clone();
         let serve = Arc::new(move |stream: &Arc<_>, pending: &mut _| inbound::serve(&receiving, stream, pending));
         let acceptor = Mutex::new(Some(Acceptor::start(&config.listeners, serve)?));
-        let (stop, stopped) = bounded(0);
+        let (stop, stopped) = bounded(1);
         let dialers = dialers(&shared, &config.dial);
         let mut running = Peers {
             shared,

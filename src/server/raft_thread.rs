@@ -13,7 +13,7 @@ use crate::storage::writer::Job;
 use super::background::DiskWork;
 use super::connection::Connection;
 use super::disk_threads;
-use super::event::{Event, LinkChange};
+use super::event::{Event, LinkChange, Outcome, Reply};
 use super::gate::ReadGate;
 use super::log_sink;
 use super::merge_thread::MergerWork;
@@ -45,7 +45,7 @@ pub(super) struct Outlets {
 }
 
 /// Runs until the inbox closes or a shutdown has been carried out.
-pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<Arc<Connection>>>, outlets: &Outlets) {
+pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: Receiver<Event<Arc<Connection>>>, outlets: &Outlets) {
     let mut last_tick = Instant::now();
     let mut stopping: Option<Instant> = None;
     let mut published = Position::default();
@@ -56,7 +56,7 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
         match inbox.recv_timeout(wait.saturating_sub(last_tick.elapsed())) {
             Ok(event) => {
                 outlets.metrics.inbox_depth.set(inbox.len() as u64);
-                let stop = take_burst(&mut replica, event, inbox, &outlets.metrics);
+                let stop = take_burst(&mut replica, event, &inbox, &outlets.metrics);
                 stopping = stopping.or(stop.then(Instant::now));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -78,9 +78,20 @@ pub(super) fn run(mut replica: Replica<Arc<Connection>>, inbox: &Receiver<Event<
         if let Some(since) = stopping
             && (!replica.is_leader() || replica.node().config().voters.len() < 2 || since.elapsed() > HANDOVER_PATIENCE)
         {
-            return outlets.responders.answer(replica.close(inbox.try_iter()));
+            return close(replica, inbox, outlets);
         }
     }
+}
+
+/// Answers everyone who waits. Whoever asks from now on finds the inbox closed.
+fn close(mut replica: Replica<Arc<Connection>>, inbox: Receiver<Event<Arc<Connection>>>, outlets: &Outlets) {
+    let mut replies = replica.close(inbox.try_iter());
+    drop(inbox);
+    // Reads that have gathered behind one whose message was not taken any more.
+    let outcome = Outcome::NotLeader { leader: replica.node().leader() };
+    let gathered = outlets.gate.take().into_iter();
+    replies.extend(gathered.map(|read| Reply { client: read.client, slot: read.slot, outcome: outcome.clone() }));
+    outlets.responders.answer(replies);
 }
 
 /// Takes in what has arrived, and says whether the process is to stop.

@@ -109,7 +109,7 @@ pub struct Actions<C> {
     pub snapshots: Vec<OutgoingSnapshot>,
     /// Memory that is to be given back where nobody waits.
     pub old_state: Option<OldState>,
-    /// The merger is to remove these files, which the manifest no longer names, and then to have them forgotten.
+    /// The merger is to remove these files, which the manifest has dropped, and then to have them forgotten.
     pub discard: Discarded,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::server::mailbox::{Receiver, Sender, unbounded};
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::connection::Connection;
 use super::event::Reply;
@@ -69,10 +69,14 @@ impl Responders {
 }
 
 fn run(number: usize, count: usize, replies: &Receiver<Replies>) {
-    let mut own = CpuSet::new();
-    (number..CpuSet::MAX_CPU).step_by(count).for_each(|processor| own.set(processor));
-    // Without the permission, or on processors that this process may not use, answers leave from anywhere.
-    let _ = sched_setaffinity(None, &own);
+    // Without the permission, or on processors that this process is not to use, answers leave from anywhere.
+    if let Ok(allowed) = sched_getaffinity(None) {
+        let mut own = CpuSet::new();
+        (number..CpuSet::MAX_CPU).step_by(count).filter(|processor| allowed.is_set(*processor)).for_each(|processor| own.set(processor));
+        if own.count() > 0 {
+            let _ = sched_setaffinity(None, &own);
+        }
+    }
     replies.iter().for_each(respond);
 }
 

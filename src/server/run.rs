@@ -230,7 +230,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         let _ = inbox.send(Event::Shutdown);
     }
     let raft = spawn("raft", move || {
-        raft_thread::run(replica, &events, &outlets);
+        raft_thread::run(replica, events, &outlets);
         outlets.responders.stop();
     })?;
     join_thread(raft);

@@ -186,7 +186,7 @@ impl Conversation {
     fn rest(&mut self) -> std::io::Result<()> {
         self.input.shrink();
         self.answers.scratch = Vec::new();
-        self.answers.grown = false;
+        (self.answers.grown, self.answers.early_bytes) = (false, 0);
         self.answers.connection.with_output(|output| output.shrink());
         self.limit_time(None)
     }
@@ -333,6 +333,7 @@ impl Answers {
             }
         }
         self.early_bytes = bytes.len();
+        self.grown |= bytes.capacity() > IDLE_SCRATCH_BYTES;
         Some(bytes)
     }
 
@@ -509,8 +510,11 @@ impl Answers {
                     }
                 }
                 Piece::Last => return self.deliver(slot, 1),
-                Piece::Changed => {
-                    log::error!("{:?}: cut, a stored value changed while it was being sent", self.connection);
+                Piece::Changed(error) => {
+                    log::error!("{:?}: cut, a stored value changed while it was being sent: {error}", self.connection);
+                    if let Some(attached) = self.port.attached.get() {
+                        (attached.values.on_damage)(&error);
+                    }
                     self.connection.cut();
                     return false;
                 }

@@ -3,6 +3,7 @@
 //! copied later is checked once more before the last byte leaves. Pure but for the reading of stored values.
 
 use super::response::{Form, begin, finish};
+use crate::error::Error;
 use crate::storage::store::Checked;
 use apexkv_client::protocol::{EXTENDED_RESPONSE_HEADER, Status};
 use crc32fast::Hasher;
@@ -30,14 +31,14 @@ pub(super) struct Large {
 }
 
 /// What a call of [`Large::next_piece`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Piece {
     /// There are further pieces.
     More,
     /// This was the last one.
     Last,
-    /// A stored value is not what it was when it was checked; what was built must not leave.
-    Changed,
+    /// A stored value is not what it was when it was checked, as the error says; what was built must not leave.
+    Changed(Error),
 }
 
 impl Large {
@@ -95,7 +96,7 @@ impl Large {
                     if self.copied.0 < value.bytes {
                         self.parts.push_front(Part::Value(value));
                     } else if std::mem::replace(&mut self.copied, (0, Hasher::new())).1.finalize() != value.crc {
-                        return Piece::Changed;
+                        return Piece::Changed(value.changed());
                     }
                 }
             }

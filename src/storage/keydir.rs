@@ -121,8 +121,10 @@ impl Keydir {
         let count = u32::try_from(keydir.count).expect("slots have numbers of four bytes");
         let (slots, hasher) = (&keydir.slots, &keydir.hasher);
         let hash_of = |number: &u32| hasher.hash_one(slots.key(*number));
-        // Tables that have their size from the start need not hash all keys again as they grow.
-        keydir.shards.iter_mut().for_each(|shard| shard.reserve((keydir.count + more) / SHARDS, hash_of));
+        // Tables that have their size from the start need not hash all keys again as they grow. What is expected may never come, and tables
+        // do not shrink: so not more than growing by itself could have taken.
+        let expected = keydir.count + more.min(keydir.count);
+        keydir.shards.iter_mut().for_each(|shard| shard.reserve(expected / SHARDS, hash_of));
         for number in 0..count {
             let hash = hash_of(&number);
             keydir.shards[shard_of(hash)].insert_unique(hash, number, hash_of);

@@ -89,7 +89,7 @@ pub struct Log {
     /// What has left the log and still holds values.
     pub(super) files: BTreeMap<u32, File>,
     pub(super) merging: MergeState,
-    /// What the manifest no longer names, and somebody may still read.
+    /// What the manifest has dropped, and somebody may still read.
     pub(super) leaving: Vec<Arc<Segment>>,
     /// Whether the last of `segments` still takes entries.
     pub(super) active: bool,

@@ -1,6 +1,6 @@
 //! Merge: rewrites what is still needed of some files into new data files, so that the rest can be given up (Bitcask's merge; here the
 //! inputs are files whose hints say what took effect, and nothing is replayed). Works in the background on files that nobody changes.
-//! It never removes a file: its inputs go when the manifest no longer names them.
+//! It never removes a file: its inputs go when the manifest has dropped them.
 //!
 //! Of each key the newest record among the inputs is looked at, and it is left out in two cases only:
 //!
@@ -178,7 +178,7 @@ impl Merger {
         error
     }
 
-    /// Removes files that the manifest no longer names, for good. Returns their numbers, which the manifest may then forget.
+    /// Removes files that the manifest has dropped, for good. Returns their numbers, which the manifest may then forget.
     pub fn discard(&self, files: Discarded) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         drop(files.states);

@@ -6,8 +6,8 @@
 //! The manifest as it was is kept beside the new one ([`aside`]): if no other node has the data, whoever can mend the files has it put
 //! back.
 //!
-//! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does one with a file of
-//! the log that the manifest does not list, and a cluster of one, where nobody else has the data. Then nothing is changed.
+//! A node whose hard state, identity or manifest is damaged cannot know what it promised, and refuses to start; so does one with a batch
+//! in a file of the log that the manifest does not list, and a cluster of one, where nobody else has the data. Then nothing is changed.
 
 use super::aside;
 use super::batch;

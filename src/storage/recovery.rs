@@ -353,8 +353,8 @@ fn load_hints(disk: &dyn Disk, manifest: &Manifest, sorted: &mut Sorted, store: 
     Ok(loaded)
 }
 
-/// About how many entries so many bytes of the log hold, if they are as those of the hinted segments. Tables that have room for them from
-/// the start need not hash all keys again when they come.
+/// About how many entries so many bytes of the log hold, if they are as those of the hinted segments: at most so many keys come with them.
+/// Tables that have room for them from the start need not hash all keys again when they come.
 fn entries_in(bytes: u64, logs: &[HintLog]) -> usize {
     let (entries, taken) = logs.iter().fold((0, 0), |(entries, taken), log| (entries + log.offsets.len() as u64, taken + log.end));
     (bytes.saturating_mul(entries) / taken.max(1)) as usize
@@ -473,29 +473,32 @@ fn find_unlisted(writer: &LogWriter) -> Result<Unlisted> {
         }
         let Some(id) = id_of(&name).filter(|id| !listed(*id)) else { continue };
         unlisted.highest = unlisted.highest.max(id);
-        if may_be_removed(&*writer.disk, id, writer.cluster)? {
-            unlisted.removable.push(name);
-        } else {
-            log::warn!("{name} was never listed, so nothing was written to it, and its header is damaged; it is left alone, remove it");
+        match may_be_removed(&*writer.disk, id, writer.cluster)? {
+            Ok(()) => unlisted.removable.push(name),
+            Err(reason) => log::warn!("{name} is left alone, {LEFT_ALONE}: {reason}"),
         }
     }
     Ok(unlisted)
 }
 
-/// Whether a segment that nobody lists may be removed: it holds nothing. What was ever listed leaves the list only after its file is gone,
-/// so this one was never written to, and it is nobody's loss if it cannot even be opened. Whatever else is wrong with it is an error.
-pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128) -> Result<bool> {
+/// Why a segment that nobody lists and that cannot be opened is no loss.
+pub(super) const LEFT_ALONE: &str = "this node has never listed it and so never written to it";
+
+/// Whether a segment that nobody lists may be removed, because it holds nothing; if it cannot be opened, why not. What was ever listed
+/// leaves the list only after its file is gone, so this node has never written to such a file, and does not need it. Whatever else is
+/// wrong with it is an error.
+pub(super) fn may_be_removed(disk: &dyn Disk, id: u32, cluster: u128) -> Result<std::result::Result<(), String>> {
     let name = file_name(id);
     if id > manifest::ID_MAX {
         return Err(super::corrupt(&name, 0, format!("no segment has a number above {}", manifest::ID_MAX)));
     }
     let segment = match Segment::open(disk, id, cluster) {
-        Err(Error::Corrupt { .. }) => return Ok(false),
+        Err(error @ Error::Corrupt { .. }) => return Ok(Err(error.to_string())),
         opened => opened?,
     };
     match tail::find_batch(&segment, HEADER_BLOCK)? {
         Some(at) => Err(super::corrupt(&name, at, format!("it holds a batch, and {} does not list it", manifest::NAME))),
-        None => Ok(true),
+        None => Ok(Ok(())),
     }
 }
 

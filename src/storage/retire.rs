@@ -143,7 +143,7 @@ impl Log {
         self.merging.short = self.merging.short.saturating_sub(1);
     }
 
-    /// Files that the manifest no longer names and nobody reads any more: they may be removed. Each is told once.
+    /// Files that the manifest has dropped and nobody reads any more: they may be removed. Each is told once.
     pub fn take_discardable(&mut self) -> Discarded {
         // A snapshot that is being read holds its files, whose hints would be gone with them.
         let files = self.leaving.extract_if(.., |segment| Arc::strong_count(segment) == 1).collect();

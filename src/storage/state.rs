@@ -127,8 +127,7 @@ impl State {
     }
 
     /// Takes over what hints name, before anything is applied: keys that rise strictly, each with its newest version among the files at
-    /// hand, and its value unless that deletes it. More portions of hints may follow; `deleted` is kept between the calls. About `more`
-    /// keys will come later.
+    /// hand, and its value unless that deletes it. `more` says what follows; `deleted` is kept between the calls.
     pub(super) fn load<'a>(&mut self, keys: impl Iterator<Item = (&'a [u8], u64, Option<Value>)>, more: Expected, deleted: &mut Deleted) {
         if self.keydir.len() == 0 && deleted.0.is_empty() {
             let values = keys.filter_map(|(key, version, value)| {

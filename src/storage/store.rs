@@ -59,6 +59,11 @@ impl Checked {
         let there = self.segment.look(self.offset + u64::from(from), length, &mut |bytes| out.extend_from_slice(bytes));
         assert!(there, "a value at {} of {:?} was there when it was checked", self.offset, self.segment);
     }
+
+    /// What to say when the bytes that came are not those that were checked.
+    pub fn changed(&self) -> crate::error::Error {
+        super::corrupt(self.segment.name(), self.offset, "the value here was whole, and is not any more")
+    }
 }
 
 /// One page of a scan.

@@ -57,7 +57,7 @@ pub(crate) struct Server {
     confirmed: Arc<AtomicU64>,
     gate: Arc<ReadGate<Arc<Connection>>>,
     inbox: Option<Sender<Event<Arc<Connection>>>>,
-    seen: Receiver<SeenBatch>,
+    seen: crossbeam_channel::Receiver<SeenBatch>,
     disk: Option<Arc<SimulatedDisk>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -92,7 +92,7 @@ impl Server {
         let engine = Engine::new();
         server.disk = Some(engine.disk());
         let (inbox, events) = unbounded();
-        let (seen, seen_here) = unbounded();
+        let (seen, seen_here) = crossbeam_channel::unbounded();
         let damage = Arc::clone(&server.damage);
         let on_damage: OnDamage = Arc::new(move |error| damage.lock().expect("no holder panics").push(error.to_string()));
         let values = Values { store: engine.store(), on_damage };
@@ -114,7 +114,7 @@ impl Server {
         let mode = Arc::new(Mutex::new(Mode::Prompt));
         let confirmed = Arc::default();
         let gate = Arc::new(ReadGate::new());
-        let (damage, seen) = (Arc::default(), unbounded().1);
+        let (damage, seen) = (Arc::default(), crossbeam_channel::unbounded().1);
         Server { port: Some(port), address, metrics, damage, mode, confirmed, gate, inbox: None, seen, disk: None, thread: None }
     }
 
@@ -188,7 +188,7 @@ struct Raft {
     held: Vec<Batch>,
     /// Reads that wait for their confirmation.
     looked: Vec<EarlyRead<Arc<Connection>>>,
-    seen: Sender<SeenBatch>,
+    seen: crossbeam_channel::Sender<SeenBatch>,
 }
 
 impl Raft {

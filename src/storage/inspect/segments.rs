@@ -66,12 +66,11 @@ impl<'a, 'b> Walk<'a, 'b> {
             }
             let Some(id) = id_of(&name).filter(|id| !manifest.segments.iter().any(|listed| listed.id == *id)) else { continue };
             match recovery::may_be_removed(self.inspection.disk, id, self.cluster) {
-                Ok(false) => {
-                    let text =
-                        "its header is damaged, but it was never listed, so nothing was written to it; a start leaves it alone, remove it";
+                Ok(Err(reason)) => {
+                    let text = format!("a start leaves it alone, {}: {reason}", recovery::LEFT_ALONE);
                     self.inspection.note(&name, None, text);
                 }
-                Ok(true) => self.inspection.note(&name, None, "the manifest does not list it, and it holds nothing; a start removes it"),
+                Ok(Ok(())) => self.inspection.note(&name, None, "the manifest does not list it, and it holds nothing; a start removes it"),
                 Err(error) => self.inspection.damage(&name, error),
             }
             self.inspection.finished(&name);
