@@ -8,7 +8,7 @@
 //! * **Put aside** when the others can go on without this log: if a majority runs and is whole without this node, or together with it, one
 //!   of them holding all that this node stood for. Then every committed entry is in a log that may lead, and that one fills this node.
 //! * **Refuse** when an entry is missing that everybody was asked for, that nobody has, and without which there can be no such set.
-//! * **Wait** otherwise: somebody who has not answered may have it.
+//! * **Wait** otherwise: somebody who has not answered may have it, or damage hides whether somebody has.
 
 use std::collections::BTreeMap;
 
