@@ -1,7 +1,7 @@
 //! Reads whose values were looked up before they are confirmed. A connection's thread that knows this node to be a leader whose state is
-//! current looks a value up at once, leaves the response in its output, and the read here; what is still to be shown is that the node led at
-//! that moment, and a read round that begins later shows it. The value was read first and the leadership confirmed after, so the read stands
-//! at the moment of the lookup: every write that anyone had acknowledged by then was applied here.
+//! current looks a value up at once, leaves the response in its output, and the read here; what is still to be shown is that the node led
+//! at that moment, and a read round that begins later shows it. The value was read first and the leadership confirmed after, so the read
+//! stands at the moment of the lookup: every write that anyone had acknowledged by then was applied here.
 //!
 //! So a GET costs its thread one sleep, as an echo would, and the Raft thread one event for however many reads have gathered.
 
