@@ -6,11 +6,13 @@ use apexkv_client::protocol::Status;
 use apexkv_client::testing::MemoryNode;
 use fake::{Act, Node, dead_endpoint, response, version};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn command(endpoints: &str) -> Command {
@@ -295,6 +297,41 @@ fn bench_counts_failures_by_kind_and_keeps_them_out_of_the_latencies() {
     let result = &objects(&absent)[0];
     assert_eq!((code(&absent), &result["operations"], &result["max_us"]), (4, &json!(0), &json!(0.0)), "{result}");
     assert!(result["errors"]["NOT_FOUND"].as_u64().is_some_and(|count| count > 0), "{result}");
+}
+
+/// Busy, an open outcome, another leader, a broken connection.
+#[test]
+fn the_keys_before_a_measurement_are_all_written_whatever_happens_on_the_way() {
+    const KEYS: usize = 300;
+    let written = Arc::new(Mutex::new(BTreeSet::new()));
+    let (seen, mut sets) = (written.clone(), 0);
+    let node = Node::start(move |frame, _| {
+        if frame[0] != 1 {
+            return Act::Send(response(Status::Ok, b"value"));
+        }
+        sets += 1;
+        match sets {
+            20 | 21 => return Act::Send(response(Status::Busy, b"later")),
+            60 | 61 => return Act::Send(response(Status::Unknown, b"who knows")),
+            100 => return Act::Send(response(Status::NotLeader, b"")),
+            150 => return Act::Close,
+            _ => {}
+        }
+        seen.lock().expect("no script panics").insert(frame.to_vec());
+        Act::Send(version(1))
+    });
+    let flags = ["bench", "-o", "json", "--workload", "get", "--keys", "300", "--duration", "50ms", "--warmup", "0s"];
+    let output = run(&node.endpoint, &flags);
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(written.lock().expect("no script panics").len(), KEYS);
+
+    let full = Node::start(|frame, _| {
+        Act::Send(if frame[0] == 1 { response(Status::BadRequest, b"too large") } else { response(Status::Ok, b"value") })
+    });
+    let output = run(&full.endpoint, &flags);
+    assert_ne!(code(&output), 0);
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(told.contains("too large"), "a refusal for good is not repeated: {told}");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn ask(connection: &mut apexkv_client::Connection, value: &[&[u8]]) -> (Status, 
 
 #[test]
 fn backups_are_few_belong_to_their_connection_and_are_served_by_the_leader() {
-    let cluster = Cluster::started(3);
+    let cluster = Cluster::steady(3);
     let (leader, _) = cluster.wait_leader();
     cluster.client(PATIENCE).set(b"key", b"value").expect("the cluster works");
     let follower = &cluster.nodes[(leader + 1) % 3];

@@ -84,7 +84,7 @@ fn ends_and_comes_back(cluster: &mut Cluster, number: usize) {
 
 #[test]
 fn a_follower_that_differs_from_the_others_ends() {
-    let mut cluster = Cluster::started(3);
+    let mut cluster = Cluster::steady(3);
     let (leader, _) = cluster.wait_leader();
     let follower = (leader + 1) % 3;
     cluster.client(PATIENCE).set(b"key", b"first").expect("the cluster works");
@@ -97,7 +97,7 @@ fn a_follower_that_differs_from_the_others_ends() {
 
 #[test]
 fn a_leader_at_rest_that_differs_from_the_others_ends() {
-    let mut cluster = Cluster::started(3);
+    let mut cluster = Cluster::steady(3);
     cluster.client(PATIENCE).set(b"key", b"first").expect("the cluster works");
     restart_to_lose_an_entry(&mut cluster, 0);
     let deadline = Instant::now() + PATIENCE;
@@ -119,7 +119,7 @@ fn a_leader_at_rest_that_differs_from_the_others_ends() {
 
 #[test]
 fn where_no_majority_says_who_is_right_nobody_ends_and_an_alarm_stands() {
-    let mut cluster = Cluster::started(2);
+    let mut cluster = Cluster::steady(2);
     cluster.client(PATIENCE).set(b"key", b"first").expect("the cluster works");
     restart_to_lose_an_entry(&mut cluster, 0);
     let (leader, _) = cluster.wait_leader();

@@ -1,7 +1,7 @@
 //! How a cluster comes to be: in whatever order its nodes are started, exactly one; and none while the command lines contradict
 //! each other.
 
-use crate::harness::Cluster;
+use crate::harness::{AS_SHIPPED, Cluster};
 use crate::node::{Node, PATIENCE, Status};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn assert_one_cluster(cluster: &mut Cluster) {
 
 /// Starts nodes one after another, each when the one before waits and says for whom.
 fn start_in_order(order: &[usize]) -> Cluster {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::new(3).with_flags(&AS_SHIPPED);
     for (at, number) in order.iter().enumerate() {
         for absent in &order[at..] {
             let id = cluster.nodes[*absent].id.clone();

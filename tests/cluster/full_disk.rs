@@ -17,7 +17,7 @@ const VALUE: usize = 20_000;
 /// Three nodes on disks of their own.
 fn cluster_on_small_disks() -> (Cluster, Vec<SmallDisk>) {
     // A busy machine is not to be taken for a dead leader.
-    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "600ms"]);
+    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "2s"]);
     let scratch = cluster.scratch().to_path_buf();
     let nodes = cluster.nodes.iter_mut().enumerate();
     let disks = nodes.map(|(number, node)| SmallDisk::new(node, &scratch.join(format!("disk-{number}")), DISK)).collect();

@@ -11,6 +11,12 @@ use tempfile::TempDir;
 
 /// Pause between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Flags of nodes that take no pause of the machine for a dead leader, but soon notice one.
+const PATIENT: [&str; 2] = ["--election-timeout", "1s"];
+/// Flags of nodes that keep their leader as long as its links hold, however the machine stumbles.
+pub(crate) const STEADY: [&str; 2] = ["--election-timeout", "2s"];
+/// The flag as users have it when they say nothing.
+pub(crate) const AS_SHIPPED: [&str; 2] = ["--election-timeout", "150ms"];
 /// Of each node's output, this much is printed when a test fails.
 const OUTPUT_SHOWN: usize = 6000;
 
@@ -50,7 +56,7 @@ impl Cluster {
             node.flags = vec!["--segment-bytes".to_owned(), "1MiB".to_owned()];
             node
         };
-        Cluster { nodes: (0..count).map(node).collect(), ports, scratch, _permit: permit }
+        Cluster { nodes: (0..count).map(node).collect(), ports, scratch, _permit: permit }.with_flags(&PATIENT)
     }
 
     /// `count` nodes that have found a leader.
@@ -60,9 +66,23 @@ impl Cluster {
         cluster
     }
 
-    /// Adds flags to every node.
+    /// `count` nodes that have found a leader and keep it: for tests that count on who leads.
+    pub(crate) fn steady(count: usize) -> Cluster {
+        let mut cluster = Cluster::new(count).with_flags(&STEADY);
+        cluster.start_all();
+        cluster
+    }
+
+    /// Adds flags to every node, pairs of name and value, each in place of what the flag said before.
     pub(crate) fn with_flags(mut self, flags: &[&str]) -> Cluster {
-        self.nodes.iter_mut().for_each(|node| node.flags.extend(flags.iter().map(|flag| (*flag).to_owned())));
+        for node in &mut self.nodes {
+            for pair in flags.chunks(2) {
+                if let Some(at) = node.flags.iter().position(|flag| flag == pair[0]) {
+                    node.flags.drain(at..at + pair.len());
+                }
+                node.flags.extend(pair.iter().map(|text| (*text).to_owned()));
+            }
+        }
         self
     }
 

@@ -1,6 +1,6 @@
 //! File descriptors that run out: the node lives, does not spin, and serves again as soon as there are some.
 
-use crate::harness::{Cluster, wait_for};
+use crate::harness::{Cluster, STEADY, wait_for};
 use crate::node::PATIENCE;
 use apexkv_client::Error;
 use apexkv_client::protocol::{Command, Status};
@@ -89,7 +89,7 @@ fn a_log_that_cannot_open_its_next_segment_refuses_writes_until_it_can() {
 
 #[test]
 fn three_nodes_without_file_descriptors_keep_their_leader() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::new(3).with_flags(&STEADY);
     cluster.nodes.iter_mut().for_each(|node| node.open_files = Some(OPEN_FILES));
     cluster.start_all();
     let (leader, before) = cluster.wait_leader();

@@ -15,7 +15,7 @@ fn pattern(bytes: usize, seed: u8) -> Vec<u8> {
 
 #[test]
 fn each_read_of_a_pipeline_sees_exactly_the_write_before_it() {
-    let cluster = Cluster::started(3);
+    let cluster = Cluster::steady(3);
     let (leader, _) = cluster.wait_leader();
     let deadline = Instant::now() + PATIENCE;
     for round in 0..3 {
@@ -44,7 +44,7 @@ fn each_read_of_a_pipeline_sees_exactly_the_write_before_it() {
 
 #[test]
 fn a_value_larger_than_a_segment_is_kept_and_outlives_a_lowered_limit() {
-    let mut cluster = Cluster::started(3);
+    let mut cluster = Cluster::steady(3);
     let mut client = cluster.client(Duration::from_secs(60));
     let (largest, large) = (pattern(16 << 20, 1), pattern(3 << 20, 2));
     client.set(b"small before", b"1").expect("the cluster works");

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_value_that_takes_seconds_to_replicate_deposes_nobody() {
-    let flags = ["--election-timeout", "600ms", "--disk-stall-handover", "1s", "--request-timeout", "2s"];
+    let flags = ["--election-timeout", "2s", "--disk-stall-handover", "1s", "--request-timeout", "2s"];
     let mut cluster = Cluster::new(3).with_flags(&flags);
     let links = between_all(&mut cluster);
     cluster.start_all();

@@ -33,7 +33,7 @@ const MIDDLE: u64 = 1 << 20;
 const LAST_KEY: &str = "last";
 
 /// A machine that is busy with other things must not look like a dead leader: these tests count on who leads.
-const FLAGS: [&str; 4] = ["--retain-log-bytes", "1MiB", "--election-timeout", "600ms"];
+const FLAGS: [&str; 4] = ["--retain-log-bytes", "1MiB", "--election-timeout", "2s"];
 
 /// What every node must hold in the end: each key with its value.
 type Expected = BTreeMap<String, String>;

@@ -6,9 +6,9 @@ use crate::node::{PATIENCE, STALL_VARIABLE};
 use std::time::{Duration, Instant};
 
 /// How long a disk hangs: longer than any election timeout of these clusters, far shorter than what makes a leader hand over.
-const HUNG: Duration = Duration::from_millis(2200);
+const HUNG: Duration = Duration::from_millis(4000);
 /// A request is far quicker than a hung disk, even on a busy machine.
-const PROMPT: Duration = Duration::from_millis(1500);
+const PROMPT: Duration = Duration::from_millis(2500);
 /// Between two writes: all that wait for a hung disk fit a small segment, however fast the machine is. Beyond the segments prepared
 /// before it hung, a leader rightly answers busy.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Three nodes whose syncs can be stalled, with election timeouts long enough that a busy machine is not taken for a dead leader and
 /// short enough that a leader without heartbeats would be voted out while its disk hangs.
 fn stallable_cluster() -> Cluster {
-    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "600ms", "--disk-stall-handover", "30s"]);
+    let mut cluster = Cluster::new(3).with_flags(&["--election-timeout", "1500ms", "--disk-stall-handover", "30s"]);
     let scratch = cluster.scratch().to_path_buf();
     for (number, node) in cluster.nodes.iter_mut().enumerate() {
         node.environment.push((STALL_VARIABLE.to_owned(), scratch.join(format!("stall-{number}")).into()));

@@ -36,13 +36,13 @@ fn wrong_flags_end_with_exit_code_2_and_the_flag_s_name() {
         (&["--dial", "a:1=b:2"], &["--dial", "--peers"]),
         (&["--log-level", "loud"], &["--log-level", "loud"]),
     ];
-    let usual = std::mem::take(&mut node.flags);
+    let usual = ["--segment-bytes".to_owned(), "1MiB".to_owned()];
     for (flags, says) in wrong {
         node.flags = usual.iter().cloned().chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
         assert_refused(node, 2, says);
     }
     // The environment counts as a flag that the command line may override.
-    node.flags = usual;
+    node.flags = usual.to_vec();
     node.environment = vec![("APEXKV_REQUEST_TIMEOUT".to_owned(), "5".into())];
     assert_refused(node, 2, &["unit"]);
     node.flags.extend(["--request-timeout".to_owned(), "5s".to_owned()]);

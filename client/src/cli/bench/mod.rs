@@ -169,10 +169,10 @@ pub(crate) struct Window {
 pub(crate) fn run(arguments: &Arguments, output: &mut Output, options: &BenchOptions) -> Result<Exit, Trouble> {
     options.check(output)?;
     let load = Load::new(options)?;
-    let leader = worker::find_leader(arguments, arguments.timeout)?;
+    let mut leader = worker::find_leader(arguments, arguments.timeout)?;
     let progress = Progress::new(options);
     if options.wants_prefill() {
-        prefill::fill(&load, options.keys, options.value_size, &leader, arguments.timeout, &progress)?;
+        leader = prefill::fill(arguments, &load, options.keys, options.value_size, leader, &progress)?;
     }
     let total = measure(arguments, options, &load, &leader, &progress)?;
     report::print(output, options, &leader, &total)?;

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Pause of a connection that has lost its leader, before it looks for the next one.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks the cluster for any key: whoever answers leads.
 pub(crate) fn find_leader(arguments: &Arguments, timeout: Duration) -> Result<String, Error> {
