@@ -2,14 +2,15 @@
 //! all that is ready, with one send that cannot wait. Replies by the completing thread are measurably faster than waking the
 //! connection's own thread for them.
 //!
-//! Who answers never waits here: it only *tries* the lock of the output, and when another thread holds it, leaves the outcomes in a queue,
-//! into which that thread looks once more after it has let go, so nothing is left lying. What a socket
-//! does not take at once is finished by the server's flusher, so that a connection's thread can sleep in a plain blocking receive: one
-//! system call for a request instead of two. The lock is never held over anything that can wait.
+//! Who answers, and who brings requests, never waits here: it only *tries* the lock of the output, and when another thread holds it, leaves
+//! what it has in a queue, into which that thread looks once more after it has let go, so nothing is left lying. The lock is held during a
+//! send, which cannot wait but takes a while, and which wakes a client whose next request arrives before it is over: a connection's thread
+//! that waited for the lock would go to sleep for every few requests. What a socket does not take at once is finished by the server's
+//! flusher, so that a connection's thread can sleep in a plain blocking receive: one system call for a request instead of two.
 
 use super::clients::Port;
 use super::event::{Outcome, Slot};
-use super::output::{Output, Wait};
+use super::output::{Entry, Output, Wait};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rustix::net::sockopt::socket_incoming_cpu;
@@ -26,16 +27,21 @@ pub struct Connection {
     number: u64,
     socket: TcpStream,
     port: Arc<Port>,
-    /// Outcomes on their way into `output`.
-    completions: (Sender<Completed>, Receiver<Completed>),
+    /// Changes on their way into `output`, in the order in which they must get there.
+    changes: (Sender<Change>, Receiver<Change>),
     output: Mutex<Output>,
     /// The thread that serves the connection, to be woken.
     thread: OnceLock<Thread>,
     processor: AtomicUsize,
 }
 
-/// Outcomes of some slots of one connection.
-type Completed = Vec<(Slot, Outcome)>;
+/// What is done to the output once its lock is free.
+enum Change {
+    /// The outcomes of some slots.
+    Answers(Vec<(Slot, Outcome)>),
+    /// The entries of a batch. Its outcomes come later.
+    Entries(Vec<Entry>),
+}
 
 /// How a blocked connection stands after the flusher has tried it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +58,7 @@ impl Connection {
             number,
             socket,
             port,
-            completions: crossbeam_channel::unbounded(),
+            changes: crossbeam_channel::unbounded(),
             output: Mutex::new(Output::new()),
             thread: OnceLock::new(),
             processor: AtomicUsize::new(0),
@@ -71,12 +77,32 @@ impl Connection {
                 self.take(replies, &mut output);
                 self.settle(&mut output);
             }
-            None => {
-                let queued = self.completions.0.send(replies.into_iter().collect());
-                queued.expect("the connection holds both ends of its queue");
-            }
+            None => self.queue(Change::Answers(replies.into_iter().collect())),
         }
         self.pump();
+    }
+
+    /// Takes over the entries of a batch, before anybody can answer them. Says whether `wait` is satisfied then, unless another thread
+    /// is at the output. Only for the connection's own thread.
+    pub(super) fn push(self: &Arc<Self>, entries: impl IntoIterator<Item = Entry>, wait: Wait) -> Option<bool> {
+        let satisfied = match self.output.try_lock() {
+            Some(mut output) => {
+                self.absorb(&mut output);
+                output.push(entries);
+                self.settle(&mut output);
+                Some(!output.closed && output.satisfies(wait))
+            }
+            None => {
+                self.queue(Change::Entries(entries.into_iter().collect()));
+                None
+            }
+        };
+        self.pump();
+        satisfied
+    }
+
+    fn queue(&self, change: Change) {
+        self.changes.0.send(change).expect("the connection holds both ends of its queue");
     }
 
     /// The processor from which its client's bytes came lately, as far as that is known.
@@ -163,13 +189,13 @@ impl Connection {
         })
     }
 
-    /// Brings queued outcomes into the output as long as there are any and nobody else is at it.
+    /// Brings queued changes into the output as long as there are any and nobody else is at it.
     fn pump(self: &Arc<Self>) {
         loop {
-            // Pairs with itself in the other thread: either the one that just let go of the lock sees the new outcomes, or the one
-            // that just queued them finds the lock free.
+            // Pairs with itself in the other thread: either the one that just let go of the lock sees the new change, or the one
+            // that just queued it finds the lock free.
             fence(SeqCst);
-            if self.completions.1.is_empty() {
+            if self.changes.1.is_empty() {
                 return;
             }
             let Some(mut output) = self.output.try_lock() else { return };
@@ -179,8 +205,11 @@ impl Connection {
     }
 
     fn absorb(&self, output: &mut Output) {
-        while let Ok(replies) = self.completions.1.try_recv() {
-            self.take(replies, output);
+        while let Ok(change) = self.changes.1.try_recv() {
+            match change {
+                Change::Answers(replies) => self.take(replies, output),
+                Change::Entries(entries) => output.push(entries),
+            }
         }
     }
 

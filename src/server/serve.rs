@@ -33,6 +33,8 @@ const EARLY_BYTES_MAX: usize = 32 << 10;
 
 /// What an idle connection may keep for building responses.
 const IDLE_SCRATCH_BYTES: usize = 2 << 10;
+/// Most batches in a row after which nobody looks whether there is room for more, because others are at the output.
+const UNSEEN_MAX: u32 = 8;
 /// For how many open requests an idle connection may keep memory.
 const IDLE_ENTRIES: usize = 64;
 
@@ -47,6 +49,7 @@ pub(super) fn serve(connection: &Arc<Connection>, port: &Arc<Port>) {
         grown: false,
         writes_open: false,
         early_bytes: 0,
+        unseen: 0,
         backup: None,
     };
     let mut conversation = Conversation { input: Input::default(), answers, frame_began: None, time_limit: None, receives: 0 };
@@ -254,6 +257,8 @@ struct Answers {
     writes_open: bool,
     /// Size of the last responses that were built early.
     early_bytes: usize,
+    /// Batches in a row that were pushed while others were at the output.
+    unseen: u32,
     /// What is being read.
     backup: Option<OpenBackup>,
 }
@@ -275,8 +280,7 @@ impl Answers {
         }
         self.next_slot += batch.entries.len() as u64;
         self.writes_open |= !batch.records.is_empty();
-        let entries = std::mem::take(&mut batch.entries);
-        self.connection.with_output(|output| output.push(entries));
+        let room = self.connection.push(std::mem::take(&mut batch.entries), self.room());
         if let Some((read, query)) = batch.backup() {
             let (slot, form) = (read.slot, read.form);
             if !self.answer_backup(&mut batch, slot, form, query) {
@@ -286,10 +290,21 @@ impl Answers {
         } else if batch.needs_raft() {
             self.submit(&mut batch);
         }
-        if !batch.reads.is_empty() && !self.answer_reads(&batch) {
-            return None;
+        if batch.reads.is_empty() {
+            return self.goes_on(room).then_some(batch.end);
         }
-        self.connection.wait(self.room()).then_some(batch.end)
+        (self.answer_reads(&batch) && self.connection.wait(self.room())).then_some(batch.end)
+    }
+
+    /// Waits for room for another batch, unless there is some: `room` is what was seen of it when the last one was pushed. While others are
+    /// at the output its answers leave, so that nothing of it need be seen for a few batches. False when the connection is gone.
+    fn goes_on(&mut self, room: Option<bool>) -> bool {
+        self.unseen = if room.is_none() { self.unseen + 1 } else { 0 };
+        if room.unwrap_or(self.unseen <= UNSEEN_MAX) {
+            return true;
+        }
+        self.unseen = 0;
+        self.connection.wait(self.room())
     }
 
     fn room(&self) -> Wait {
@@ -315,13 +330,9 @@ impl Answers {
         let looked = Entry::Looked { bytes, forms, cost: batch.cost as u32 };
         let others = (1..batch.entries.len()).map(|_| Entry::Encoded(Vec::new()));
         let entries = std::iter::once(looked).chain(others);
-        let wait = self.room();
-        let room = self.connection.with_output(|output| {
-            output.push(entries);
-            !output.closed && output.satisfies(wait)
-        });
+        let room = self.connection.push(entries, self.room());
         self.confirm(attached, batch, EarlyRead { client: Arc::clone(&self.connection), slot, term, deadline_ms: self.deadline_ms(batch) });
-        Some(room || self.connection.wait(wait))
+        Some(self.goes_on(room))
     }
 
     /// Builds the responses to all reads of a batch; `None` if they are too large to be held.
