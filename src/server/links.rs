@@ -1,9 +1,10 @@
 //! The sending side of a link: one worker thread per peer and class, each with a connection of its own that it dials again and again.
-//! It sends what waits in its queue, many messages in one write. What waits while there is no connection is stale and dropped: the core
+//! It sends what waits in its queue, many messages in one write; a small message for which nothing waits leaves from the thread that has it
+//! ([`super::lane`]). What waits while there is no connection is stale and dropped: the core
 //! sends again. A second thread per connection only waits for the end of the stream, so that a peer that went away is dialed again at
 //! once and not at the next message, which would be lost.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,17 @@ use crate::server::mailbox::{Receiver, RecvTimeoutError, Sender};
 use super::acceptor::LINK_STACK;
 use super::dialer::{Dialer, SocketInUse};
 use super::event::{LinkChange, Outgoing};
+use super::lane::{Lane, Offered};
 use super::sockets::describe;
 use crate::error::{Error, Result};
 use crate::protocol::handshake::LinkClass;
 use crate::protocol::peer::{self, Note};
+use crate::storage::log::Piece;
 
 /// One write gathers messages until it has this many bytes.
 const GATHER_BYTES: usize = 1 << 20;
+/// A message whose records take more than this is left to the worker.
+const DIRECT_BYTES: u64 = 32 << 10;
 /// A buffer that grew beyond this is given back.
 const BUFFER_KEPT: usize = 4 << 20;
 
@@ -32,8 +37,17 @@ pub enum Work {
     Send(Outgoing),
     /// To be said.
     Note(Note),
+    /// A message was sent in part.
+    Finish,
     /// The connection of this attempt has ended.
     Ended(u64),
+}
+
+impl Work {
+    /// Whether messages that come later wait behind it.
+    fn has_waited(&self) -> bool {
+        !matches!(self, Work::Ended(_))
+    }
 }
 
 /// What others hold of a link to a peer.
@@ -41,10 +55,43 @@ pub enum Work {
 pub struct LinkHandle {
     /// The worker's queue.
     pub queue: Sender<Work>,
+    /// Who may write.
+    pub lane: Arc<Lane>,
     /// Whether there is a connection. A hint: what is queued without one is dropped by the worker.
     pub connected: Arc<AtomicBool>,
     /// The socket in use, to be shut down when the transport ends.
     pub socket: SocketInUse,
+}
+
+impl LinkHandle {
+    /// Sends a message now or leaves it to the worker; false if there is no connection, or no room.
+    pub fn send(&self, outgoing: Outgoing) -> bool {
+        if !self.connected.load(Ordering::SeqCst) {
+            return false;
+        }
+        let small = outgoing.records.iter().all(Piece::is_staged) && outgoing.records.iter().map(Piece::bytes).sum::<u64>() <= DIRECT_BYTES;
+        match if small { self.lane.offer(|out| encode(&outgoing, out).is_ok()) } else { Offered::Refused } {
+            Offered::Sent => true,
+            Offered::Begun => self.queue.try_send(Work::Finish).is_ok(),
+            Offered::Refused => self.leave(Work::Send(outgoing)),
+        }
+    }
+
+    /// Leaves something to the worker; false if there is no room.
+    pub fn leave(&self, work: Work) -> bool {
+        self.lane.will_wait();
+        let left = self.queue.try_send(work).is_ok();
+        if !left {
+            self.lane.no_longer_waiting(1);
+        }
+        left
+    }
+}
+
+/// Appends a message with its records.
+fn encode(outgoing: &Outgoing, buffer: &mut Vec<u8>) -> Result<()> {
+    let records = |out: &mut Vec<u8>| outgoing.records.iter().try_for_each(|piece| piece.write_to(out));
+    peer::encode(buffer, &outgoing.envelope, records)
 }
 
 /// A worker: carries one class of messages to one peer.
@@ -103,12 +150,18 @@ impl Worker {
         stream.set_read_timeout(None).map_err(Error::io("wait for the end of a link"))?;
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
+        // The first keepalive says that this side is content with the welcome.
+        let mut first = Vec::new();
+        peer::encode_keepalive(&mut first)?;
+        self.handle.lane.write(stream, &first).map_err(Error::io("send to a peer"))?;
+        self.handle.lane.open(stream);
         self.handle.connected.store(true, Ordering::SeqCst);
         if self.class == LinkClass::Control && self.to.shared.notices.changed(&self.to.id, "linked") {
             log::info!("linked to {}", self.to.id);
         }
         let outcome = self.send_all(stream, attempt);
         self.handle.connected.store(false, Ordering::SeqCst);
+        self.handle.lane.close();
         let _ = stream.shutdown(Shutdown::Both);
         let _ = watcher.join();
         outcome
@@ -129,20 +182,17 @@ impl Worker {
 
     fn send_all(&self, stream: &TcpStream, attempt: u64) -> Result<()> {
         let mut buffer = Vec::new();
-        // The first keepalive says that this side is content with the welcome.
-        peer::encode_keepalive(&mut buffer)?;
-        (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
         while !self.to.shared.is_stopping() {
             buffer.clear();
-            match self.queue.recv_timeout(self.to.shared.timing.keepalive) {
-                Ok(first) => self.gather(first, &mut buffer, attempt)?,
-                Err(RecvTimeoutError::Timeout) => peer::encode_keepalive(&mut buffer)?,
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
-            }
-            if buffer.is_empty() {
-                continue;
-            }
-            (&mut &*stream).write_all(&buffer).map_err(Error::io("send to a peer"))?;
+            let mut taken = 0;
+            let gathered = match self.queue.recv_timeout(self.to.shared.timing.keepalive) {
+                Ok(first) => self.gather(first, &mut buffer, attempt, &mut taken),
+                Err(RecvTimeoutError::Timeout) => peer::encode_keepalive(&mut buffer),
+                Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+            };
+            let sent = gathered.and_then(|()| self.handle.lane.write(stream, &buffer).map_err(Error::io("send to a peer")));
+            self.handle.lane.no_longer_waiting(taken);
+            sent?;
             if buffer.capacity() > BUFFER_KEPT {
                 buffer = Vec::new();
             }
@@ -150,15 +200,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Encodes `first` and what else waits.
-    fn gather(&self, first: Work, buffer: &mut Vec<u8>, attempt: u64) -> Result<()> {
+    /// Encodes `first` and what else waits, and counts in `taken` what had waited.
+    fn gather(&self, first: Work, buffer: &mut Vec<u8>, attempt: u64, taken: &mut usize) -> Result<()> {
         let mut next = Some(first);
         while let Some(work) = next {
+            *taken += usize::from(work.has_waited());
             match work {
                 Work::Send(outgoing) => self.encode(&outgoing, buffer),
                 Work::Note(note) => peer::encode_note(buffer, &note)?,
                 Work::Ended(ended) if ended == attempt => return Err(Error::Closed),
-                Work::Ended(_) => {}
+                Work::Finish | Work::Ended(_) => {}
             }
             next = if buffer.len() < GATHER_BYTES { self.queue.try_recv().ok() } else { None };
         }
@@ -167,8 +218,7 @@ impl Worker {
 
     /// A record of the own log that cannot be read ends the process: others have it, and one of them can lead.
     fn encode(&self, outgoing: &Outgoing, buffer: &mut Vec<u8>) {
-        let records = |out: &mut Vec<u8>| outgoing.records.iter().try_for_each(|piece| piece.write_to(out));
-        match peer::encode(buffer, &outgoing.envelope, records) {
+        match encode(outgoing, buffer) {
             Ok(()) => {}
             Err(Error::Protocol(reason)) => {
                 log::error!("a message to {} cannot be sent: {reason}", self.to.id);
@@ -195,6 +245,7 @@ impl Worker {
         let mut any = false;
         while let Ok(work) = self.queue.try_recv() {
             any |= matches!(work, Work::Send(_));
+            self.handle.lane.no_longer_waiting(usize::from(work.has_waited()));
         }
         if any {
             self.dropped();

@@ -53,6 +53,7 @@ pub mod inbound;
 mod input;
 pub mod intake;
 pub mod join;
+pub mod lane;
 pub mod links;
 pub mod log_sink;
 pub mod mailbox;

@@ -164,7 +164,7 @@ impl Peers {
     fn start_workers(&mut self, kicked: Kicked) -> Result<()> {
         for (peer, class, kick) in kicked {
             let (sender, queue) = bounded(if class == LinkClass::Bulk { BULK_QUEUE } else { CONTROL_QUEUE });
-            let handle = LinkHandle { queue: sender, connected: Arc::default(), socket: Arc::default() };
+            let handle = LinkHandle { queue: sender, lane: Arc::default(), connected: Arc::default(), socket: Arc::default() };
             self.links.insert((peer, class), handle.clone());
             let worker = Worker { to: self.dialers[&peer].clone(), class, queue, kick, handle };
             self.spawn(format!("peer-{}-{peer}", inbound::name(class)), move || worker.run())?;
@@ -178,7 +178,7 @@ impl Peers {
         Ok(())
     }
 
-    /// Queues a message for its link and returns at once. Without a connection or room it is dropped; for an append or a snapshot an
+    /// Sends a message on its link, or queues it, and returns at once. Without a connection or room it is dropped; for an append or a snapshot an
     /// event [`LinkChange::Dropped`] follows, each time.
     pub fn send(&self, outgoing: Outgoing) {
         let peer = outgoing.envelope.to;
@@ -188,8 +188,7 @@ impl Peers {
             log::debug!("a message to {peer}, which is no peer, is dropped");
             return;
         };
-        let queued = link.connected.load(Ordering::SeqCst) && link.queue.try_send(Work::Send(outgoing)).is_ok();
-        if !queued && bulk {
+        if !link.send(outgoing) && bulk {
             self.shared.registry.inbox().link(peer, LinkChange::Dropped);
         }
     }
@@ -200,7 +199,7 @@ impl Peers {
             && link.connected.load(Ordering::SeqCst)
         {
             // It is said again later.
-            let _ = link.queue.try_send(Work::Note(note));
+            link.leave(Work::Note(note));
         }
     }
 

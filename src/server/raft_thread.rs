@@ -170,19 +170,20 @@ fn carry_out(actions: Actions<Arc<Connection>>, outlets: &Outlets) {
     if let Some(error) = &actions.fatal {
         disk_threads::fatal(error);
     }
-    outlets.metrics.peer_messages_out.add(actions.send.len() as u64);
-    for outgoing in actions.send {
-        outlets.peers.send(outgoing);
-    }
-    for (peer, note) in actions.notes {
-        outlets.peers.send_note(peer, note);
-    }
+    // The disk first: it takes longest.
     for job in actions.jobs {
         if let Job::Batch(batch) = &job {
             outlets.metrics.log_bytes.add(batch.bytes());
         }
         // A closed channel means that the log writer has ended the process or the process is stopping.
         let _ = outlets.disk.writer.send(job);
+    }
+    outlets.metrics.peer_messages_out.add(actions.send.len() as u64);
+    for outgoing in actions.send {
+        outlets.peers.send(outgoing);
+    }
+    for (peer, note) in actions.notes {
+        outlets.peers.send_note(peer, note);
     }
     if let Some(min_bytes) = actions.prepare {
         let _ = outlets.disk.preparer.send(min_bytes);

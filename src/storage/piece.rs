@@ -58,6 +58,11 @@ impl Piece {
         (piece, after)
     }
 
+    /// Whether the bytes are in memory, so that writing them waits for no disk and cannot fail.
+    pub fn is_staged(&self) -> bool {
+        matches!(self, Piece::Staged { .. })
+    }
+
     /// About how many bytes [`Piece::write_to`] appends; never fewer.
     pub fn bytes(&self) -> u64 {
         match self {
