@@ -55,7 +55,7 @@ limit_of() {
     case $1 in
         scripts) limit=30 ;;
         random | units | clients) limit=90 ;;
-        *) limit=240 ;;
+        *) limit=400 ;;
     esac
     echo $((limit * ${SLOWNESS:-1}))
 }

@@ -55,8 +55,10 @@ pub(crate) fn attempt<T>(connection: &mut Connection, request: &Request<'_>, dec
         Ok(response) if response.request_id.is_some() => (lost("but the answer belongs to an extended request".to_owned()), false),
         Ok(response) => {
             let ending = judge(&endpoint, request.command, &response, decode);
+            // A node that refuses a frame for its lengths is about to close, and reads nothing more.
+            let closes = response.status == Status::BadRequest;
             let in_step = !matches!(ending, Ending::Again(Failure::Malformed(_)) | Ending::Over(Error::Unknown { .. }));
-            (ending, in_step)
+            (ending, in_step && !closes)
         }
     }
 }

@@ -299,7 +299,7 @@ fn bench_counts_failures_by_kind_and_keeps_them_out_of_the_latencies() {
     assert!(result["errors"]["NOT_FOUND"].as_u64().is_some_and(|count| count > 0), "{result}");
 }
 
-/// Busy, an open outcome, another leader, a broken connection.
+/// Busy, an open outcome, a node that does not lead for a moment, a broken connection.
 #[test]
 fn the_keys_before_a_measurement_are_all_written_whatever_happens_on_the_way() {
     const KEYS: usize = 300;

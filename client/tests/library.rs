@@ -242,6 +242,16 @@ fn refusals_are_final_and_unknown_answers_are_unknown() {
     }
 }
 
+/// Of a connection whose frame it refused, a node discards what comes after: a write sent there would have an open outcome.
+#[test]
+fn nothing_is_sent_on_a_connection_that_is_about_to_close() {
+    let refusal = response(Status::BadRequest, b"value too large");
+    let node = Node::start(move |_, before| if before == 0 { Act::SendAndDiscard(refusal.clone()) } else { Act::Send(version(9)) });
+    let mut client = client([&node.endpoint]);
+    assert!(matches!(client.set(b"k", b"large"), Err(Error::Refused { status: Status::BadRequest, .. })));
+    assert_eq!(client.set(b"k", b"small").expect("a connection of its own"), 9);
+}
+
 #[test]
 fn an_early_refusal_of_a_large_value_is_heard() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on this machine");

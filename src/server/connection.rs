@@ -2,11 +2,12 @@
 //! all that is ready, with one send that cannot wait. Replies by the completing thread are measurably faster than waking the
 //! connection's own thread for them.
 //!
-//! Who answers, and who brings requests, never waits here: it only *tries* the lock of the output, and when another thread holds it, leaves
-//! what it has in a queue, into which that thread looks once more after it has let go, so nothing is left lying. The lock is held during a
-//! send, which cannot wait but takes a while, and which wakes a client whose next request arrives before it is over: a connection's thread
-//! that waited for the lock would go to sleep for every few requests. What a socket does not take at once is finished by the server's
-//! flusher, so that a connection's thread can sleep in a plain blocking receive: one system call for a request instead of two.
+//! Who answers, or brings the entries of a batch, never waits here: it only *tries* the lock of the output, and when another thread holds
+//! it, leaves what it has in a queue, into which that thread looks once more after it has let go, so nothing is left lying. The lock is
+//! held during a send, which cannot wait but takes a while, and which wakes a client whose next request arrives before it is over: a
+//! connection's thread that waited for the lock would go to sleep for every few requests. What a socket does not take at once is finished
+//! by the server's flusher, so that a connection's thread can sleep in a plain blocking receive: one system call for a request instead of
+//! two.
 
 use super::clients::Port;
 use super::event::{Outcome, Slot};
@@ -287,23 +288,38 @@ mod tests {
         }
     }
 
+    /// A connection with a client at its other end.
+    fn connected(port: &ClientPort) -> (Arc<Connection>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        client.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+        (Arc::new(Connection::new(1, listener.accept().expect("accept").0, port.shared())), client)
+    }
+
+    fn write() -> Vec<Entry> {
+        vec![Entry::Write { form: None, cost: 1 }]
+    }
+
     #[test]
-    fn an_answer_that_finds_the_output_locked_does_not_wait_and_is_sent_by_the_holder() {
+    fn whoever_finds_the_output_locked_does_not_wait_and_the_holder_sends() {
         let config = ClientPortConfig { listeners: Vec::new(), limits: ClientLimits::default(), metrics: Arc::new(Metrics::default()) };
         let started = ClientPort::start(config, Arc::new(View)).expect("the port starts");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
-        client.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
-        let connection = Arc::new(Connection::new(1, listener.accept().expect("accept").0, started.shared()));
-        connection.port.in_flight.enter(1);
-        connection.with_output(|output| output.push(vec![Entry::Write { form: None, cost: 1 }]));
+        let (connection, mut client) = connected(&started);
+        connection.port.in_flight.enter(2);
+        assert_eq!(connection.push(write(), Wait::Front { slot: 0 }), Some(true));
         connection.with_output(|_| {
-            let answering = Arc::clone(&connection);
-            let raft = std::thread::spawn(move || answering.complete(vec![(0, Outcome::Written { version: 7 })]));
-            raft.join().expect("it returns although the output is locked");
+            let other = Arc::clone(&connection);
+            let threads = std::thread::spawn(move || {
+                other.complete(vec![(0, Outcome::Written { version: 7 })]);
+                assert_eq!(other.push(write(), Wait::Front { slot: 0 }), None, "nobody can see the output");
+                other.complete(vec![(1, Outcome::Written { version: 8 })]);
+            });
+            threads.join().expect("it returns although the output is locked");
         });
-        let mut response = [0; 13];
-        client.read_exact(&mut response).expect("the answer");
-        assert_eq!(response[5..], 7u64.to_le_bytes());
+        for version in [7_u64, 8] {
+            let mut response = [0; 13];
+            client.read_exact(&mut response).expect("the answer");
+            assert_eq!(response[5..], version.to_le_bytes());
+        }
     }
 }

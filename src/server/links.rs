@@ -44,8 +44,8 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether messages that come later wait behind it.
-    fn has_waited(&self) -> bool {
+    /// Whether it counts as a message that waits, so that later ones wait behind it.
+    fn counts(&self) -> bool {
         !matches!(self, Work::Ended(_))
     }
 }
@@ -57,7 +57,7 @@ pub struct LinkHandle {
     pub queue: Sender<Work>,
     /// Who may write.
     pub lane: Arc<Lane>,
-    /// Whether there is a connection. A hint: what is queued without one is dropped by the worker.
+    /// Whether there is a connection. A hint: what is queued when there is none any more is dropped by the worker.
     pub connected: Arc<AtomicBool>,
     /// The socket in use, to be shut down when the transport ends.
     pub socket: SocketInUse,
@@ -150,7 +150,16 @@ impl Worker {
         stream.set_read_timeout(None).map_err(Error::io("wait for the end of a link"))?;
         let watcher = self.watch(stream, attempt)?;
         self.drop_waiting();
-        // The first keepalive says that this side is content with the welcome.
+        let outcome = self.open(stream).and_then(|()| self.send_all(stream, attempt));
+        self.handle.connected.store(false, Ordering::SeqCst);
+        self.handle.lane.close();
+        let _ = stream.shutdown(Shutdown::Both);
+        let _ = watcher.join();
+        outcome
+    }
+
+    /// The first keepalive says that this side is content with the welcome. From then on messages may leave.
+    fn open(&self, stream: &Arc<TcpStream>) -> Result<()> {
         let mut first = Vec::new();
         peer::encode_keepalive(&mut first)?;
         self.handle.lane.write(stream, &first).map_err(Error::io("send to a peer"))?;
@@ -159,12 +168,7 @@ impl Worker {
         if self.class == LinkClass::Control && self.to.shared.notices.changed(&self.to.id, "linked") {
             log::info!("linked to {}", self.to.id);
         }
-        let outcome = self.send_all(stream, attempt);
-        self.handle.connected.store(false, Ordering::SeqCst);
-        self.handle.lane.close();
-        let _ = stream.shutdown(Shutdown::Both);
-        let _ = watcher.join();
-        outcome
+        Ok(())
     }
 
     /// The acceptor says nothing after its welcome: whatever a read returns is the end.
@@ -204,7 +208,7 @@ impl Worker {
     fn gather(&self, first: Work, buffer: &mut Vec<u8>, attempt: u64, taken: &mut usize) -> Result<()> {
         let mut next = Some(first);
         while let Some(work) = next {
-            *taken += usize::from(work.has_waited());
+            *taken += usize::from(work.counts());
             match work {
                 Work::Send(outgoing) => self.encode(&outgoing, buffer),
                 Work::Note(note) => peer::encode_note(buffer, &note)?,
@@ -245,7 +249,7 @@ impl Worker {
         let mut any = false;
         while let Ok(work) = self.queue.try_recv() {
             any |= matches!(work, Work::Send(_));
-            self.handle.lane.no_longer_waiting(usize::from(work.has_waited()));
+            self.handle.lane.no_longer_waiting(usize::from(work.counts()));
         }
         if any {
             self.dropped();

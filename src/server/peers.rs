@@ -10,7 +10,7 @@
 //! | accepts connections | 1 | [`super::acceptor`] |
 //! | receives from a link | one per inbound link | [`super::inbound`] |
 //! | finishes a received snapshot | at most one | `snapshot_receiver` |
-//! | sends on a link | two per peer | [`super::links`] |
+//! | sends on a link what does not leave at once ([`super::lane`]) | two per peer | [`super::links`] |
 //! | waits for a link's end | one per outbound connection | [`super::links`] |
 //! | sends a snapshot | one per transfer | `snapshot_sender` |
 //! | makes marks durable, gives half snapshots up | 1 | here |
@@ -178,8 +178,8 @@ impl Peers {
         Ok(())
     }
 
-    /// Sends a message on its link, or queues it, and returns at once. Without a connection or room it is dropped; for an append or a snapshot an
-    /// event [`LinkChange::Dropped`] follows, each time.
+    /// Sends a message on its link, or queues it, and returns at once. Without a connection or room it is dropped; for an append or a
+    /// snapshot an event [`LinkChange::Dropped`] follows, each time.
     pub fn send(&self, outgoing: Outgoing) {
         let peer = outgoing.envelope.to;
         let bulk = outgoing.envelope.message.is_bulk();

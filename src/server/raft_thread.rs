@@ -1,5 +1,5 @@
 //! The Raft thread: a thin loop around the [`Replica`]. Takes events from the inbox, lets time pass, and hands what the replica decided
-//! to the threads that carry it. Never waits for anything but its inbox: every send from here drops or queues.
+//! to the threads that carry it. Never waits for anything but its inbox: every send from here leaves at once, queues or drops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -34,7 +34,7 @@ const EARLY_BYTES_MAX: usize = 32 << 10;
 /// What an idle connection may keep for building responses.
 const IDLE_SCRATCH_BYTES: usize = 2 << 10;
 /// Most batches in a row after which nobody looks whether there is room for more, because others are at the output.
-const UNSEEN_MAX: u32 = 8;
+const UNSEEN_MAX: u32 = 2;
 /// For how many open requests an idle connection may keep memory.
 const IDLE_ENTRIES: usize = 64;
 

@@ -1,5 +1,6 @@
-//! A piece: the bytes of some consecutive entries, pinned when it was made. Made by the Raft thread, carried to a peer's worker and
-//! turned into bytes there. It holds what it names, so nothing that happens to the log changes what is sent.
+//! A piece: the bytes of some consecutive entries, pinned when it was made. Made by the Raft thread, and
+//! turned into bytes by whoever sends it: a peer's worker, or the Raft thread itself if it is small and in memory. It holds what it names,
+//! so nothing that happens to the log changes what is sent.
 
 use super::log::LogSegment;
 use super::record;

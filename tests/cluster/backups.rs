@@ -66,7 +66,7 @@ fn new_nodes(cluster: &Cluster) -> Vec<Node> {
         let scratch = cluster.scratch();
         let (data, output) = (scratch.join(format!("new-{number}")), scratch.join(format!("new-{number}.stderr")));
         let mut node = Node::new(cluster.spare_port(number), peers, data, output);
-        node.flags = vec!["--segment-bytes".to_owned(), "1MiB".to_owned()];
+        node.flags.clone_from(&cluster.nodes[0].flags);
         node
     };
     (0..3).map(node).collect()

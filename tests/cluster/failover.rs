@@ -1,6 +1,6 @@
 //! Leaders that die or freeze, under load. What was acknowledged stays, and nobody reads what is no longer true.
 
-use crate::harness::{AS_SHIPPED, Cluster, wait_for};
+use crate::harness::{Cluster, wait_for};
 use crate::ledger::Ledger;
 use crate::node::{Node, PATIENCE};
 use apexkv_client::protocol::{Command, Status};
@@ -61,7 +61,7 @@ fn verify(cluster: &Cluster, ledgers: &[Ledger]) {
 
 #[test]
 fn nothing_acknowledged_is_lost_while_twenty_leaders_are_killed() {
-    let mut cluster = Cluster::new(3).with_flags(&AS_SHIPPED);
+    let mut cluster = Cluster::as_shipped(3);
     cluster.start_all();
     let load = Load::start(&cluster);
     load.wait_progress(20);

@@ -1,7 +1,7 @@
 //! How a cluster comes to be: in whatever order its nodes are started, exactly one; and none while the command lines contradict
 //! each other.
 
-use crate::harness::{AS_SHIPPED, Cluster};
+use crate::harness::Cluster;
 use crate::node::{Node, PATIENCE, Status};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn assert_one_cluster(cluster: &mut Cluster) {
 
 /// Starts nodes one after another, each when the one before waits and says for whom.
 fn start_in_order(order: &[usize]) -> Cluster {
-    let mut cluster = Cluster::new(3).with_flags(&AS_SHIPPED);
+    let mut cluster = Cluster::as_shipped(3);
     for (at, number) in order.iter().enumerate() {
         for absent in &order[at..] {
             let id = cluster.nodes[*absent].id.clone();
@@ -56,7 +56,7 @@ fn nodes_found_one_cluster_in_every_order_of_starting() {
 
 #[test]
 fn nodes_killed_in_the_middle_of_founding_found_one_cluster_in_the_end() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::as_shipped(3);
     for round in 0..12 {
         cluster.nodes.iter_mut().for_each(Node::start);
         // Each round gets a little further into the founding before one node dies.
@@ -89,7 +89,7 @@ fn five_nodes_found_a_cluster_and_outlive_two() {
 
 #[test]
 fn command_lines_that_name_different_members_found_nothing_and_say_so() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::as_shipped(3);
     let other = format!("127.0.0.1:{}", cluster.spare_port(0));
     cluster.nodes[2].peers[0].clone_from(&other);
     cluster.nodes.iter_mut().for_each(Node::start);

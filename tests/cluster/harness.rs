@@ -15,8 +15,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const PATIENT: [&str; 2] = ["--election-timeout", "1s"];
 /// Flags of nodes that keep their leader as long as its links hold, however the machine stumbles.
 pub(crate) const STEADY: [&str; 2] = ["--election-timeout", "2s"];
-/// The flag as users have it when they say nothing.
-pub(crate) const AS_SHIPPED: [&str; 2] = ["--election-timeout", "150ms"];
 /// Of each node's output, this much is printed when a test fails.
 const OUTPUT_SHOWN: usize = 6000;
 
@@ -44,6 +42,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `count` nodes that have not been started, with small segments, so that a start does not wait for large files.
     pub(crate) fn new(count: usize) -> Cluster {
+        Cluster::as_shipped(count).with_flags(&PATIENT)
+    }
+
+    /// As [`Cluster::new`], with the timeouts that users have who say nothing.
+    pub(crate) fn as_shipped(count: usize) -> Cluster {
         let permit = Permit::acquire();
         let ports = Ports::claim();
         // Beside the build, not in a system directory for temporary files that may lie in memory: syncs shall be real.
@@ -56,7 +59,7 @@ impl Cluster {
             node.flags = vec!["--segment-bytes".to_owned(), "1MiB".to_owned()];
             node
         };
-        Cluster { nodes: (0..count).map(node).collect(), ports, scratch, _permit: permit }.with_flags(&PATIENT)
+        Cluster { nodes: (0..count).map(node).collect(), ports, scratch, _permit: permit }
     }
 
     /// `count` nodes that have found a leader.

@@ -19,6 +19,8 @@ pub(crate) enum Act {
     Close,
     /// Sends these bytes, then closes.
     SendAndClose(Vec<u8>),
+    /// Sends these bytes, then discards what comes, as a node does that will close.
+    SendAndDiscard(Vec<u8>),
     /// Keeps the connection open and says nothing more on it.
     Silence,
 }
@@ -89,6 +91,11 @@ fn converse(mut socket: TcpStream, script: &Script, seen: &Mutex<Vec<Vec<u8>>>) 
             Act::Close => return,
             Act::SendAndClose(bytes) => {
                 let _ = socket.write_all(&bytes).and_then(|()| socket.shutdown(Shutdown::Write));
+                return;
+            }
+            Act::SendAndDiscard(bytes) => {
+                let _ = socket.write_all(&bytes);
+                let _ = std::io::copy(&mut socket, &mut std::io::sink());
                 return;
             }
             Act::Silence => {

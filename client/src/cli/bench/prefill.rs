@@ -1,6 +1,6 @@
-//! Writes every key once before the measurement, so that each GET finds one. One pipelined connection to the leader. A key that got no OK
-//! is written again, whatever the reason: writing it twice does no harm. When leadership moves or the connection breaks, the rest goes to
-//! the next leader.
+//! Writes every key once before the measurement, so that each GET finds one. One pipelined connection to the leader. A key that was
+//! not taken, or of which that is not known, is written again: writing it twice does no harm. When leadership moves or the connection
+//! breaks, the rest goes to the next leader. What no node would take ends it.
 
 use super::load::{Load, Operation};
 use super::progress::Progress;
@@ -20,7 +20,7 @@ const BYTES_IN_FLIGHT: u64 = 4 << 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Writes the keys from 0 to below `keys`, and returns who leads now. Gives up with the newest failure when the cluster has taken none
-/// for as long as a request may take.
+/// for as long as a request may take, and at once when a key is refused for good.
 pub(crate) fn fill(
     arguments: &Arguments,
     load: &Load,
