@@ -89,7 +89,8 @@ fn a_log_that_cannot_open_its_next_segment_refuses_writes_until_it_can() {
 
 #[test]
 fn three_nodes_without_file_descriptors_keep_their_leader() {
-    let mut cluster = Cluster::new(3).with_flags(&STEADY);
+    // A segment that takes all writes of the test: the next one could not be opened.
+    let mut cluster = Cluster::new(3).with_flags(&STEADY).with_flags(&["--segment-bytes", "64MiB"]);
     cluster.nodes.iter_mut().for_each(|node| node.open_files = Some(OPEN_FILES));
     cluster.start_all();
     let (leader, before) = cluster.wait_leader();
