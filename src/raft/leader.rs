@@ -1,4 +1,4 @@
-//! The leader's rules: feeding followers, counting acknowledgements, confirming read rounds, stepping down, handing over.
+//! The leader's rules: feeding followers, counting acknowledgements, stepping down, handing over.
 
 use crate::bugbank::planted;
 use std::collections::BTreeMap;
@@ -7,7 +7,8 @@ use super::message::{Config, EntryId, Message, NodeId};
 use super::node::{Node, Role};
 use super::progress::{APPENDS_AHEAD, Mode, PROBE_BYTES, Progress};
 use super::quorum;
-use super::ready::{ReadTicket, Sizes};
+use super::ready::Sizes;
+use super::rounds::Rounds;
 
 /// How many times a leader that cannot work tries to hand over before it steps down.
 const HANDOVER_ATTEMPTS: u32 = 3;
@@ -16,12 +17,9 @@ const HANDOVER_ATTEMPTS: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Leadership {
     /// Index of the no-op that opened the term; reads wait for it.
-    noop: u64,
+    pub(super) noop: u64,
     pub(super) progress: BTreeMap<NodeId, Progress>,
-    /// The newest read round begun.
-    round: u64,
-    /// Reads wait for the round after `round`.
-    reads_waiting: bool,
+    pub(super) rounds: Rounds,
     heartbeat: u32,
     transfer: Option<Transfer>,
     /// The greatest index that a majority had durably in this term, of whatever term the entry is.
@@ -46,8 +44,7 @@ impl Leadership {
         Leadership {
             noop,
             progress: peers.map(|peer| (*peer, Progress::new(next))).collect(),
-            round,
-            reads_waiting: false,
+            rounds: Rounds::new(round),
             heartbeat: 0,
             transfer: None,
             agreed: 0,
@@ -62,11 +59,13 @@ impl Leadership {
         self.agreed = 0;
         self.uncommitted_ticks = 0;
         self.handovers = 0;
+        self.rounds.normalise_for_search();
         self.progress.values_mut().for_each(|progress| progress.normalise_for_search(heartbeat));
     }
 
     pub(super) fn next_deadline(&self) -> u32 {
-        self.transfer.map_or(self.heartbeat, |transfer| transfer.ticks_left.min(self.heartbeat))
+        let others = self.transfer.map(|transfer| transfer.ticks_left).into_iter().chain(self.rounds.next_deadline());
+        others.fold(self.heartbeat, u32::min)
     }
 }
 
@@ -78,7 +77,7 @@ impl Node {
         }
     }
 
-    fn leadership_mut(&mut self) -> Option<&mut Leadership> {
+    pub(super) fn leadership_mut(&mut self) -> Option<&mut Leadership> {
         match &mut self.role {
             Role::Leader(leadership) => Some(leadership),
             _ => None,
@@ -91,22 +90,6 @@ impl Node {
 
     pub(super) fn accepts_proposals(&self) -> bool {
         self.leadership().is_some_and(|leadership| leadership.transfer.is_none())
-    }
-
-    /// Admits a read: what must be confirmed and applied before it may be served (thesis, section 6.4). `None` when this node does
-    /// not lead.
-    pub fn read(&mut self) -> Option<ReadTicket> {
-        let (commit, confirmed) = (self.commit, self.confirmed_round);
-        let leadership = self.leadership_mut()?;
-        leadership.reads_waiting = true;
-        let index = if planted(28) { commit } else { commit.max(leadership.noop) };
-        let round = match () {
-            () if planted(27) => 0,
-            // The round under way, if there is one: its messages may have left before the read arrived.
-            () if planted(29) => leadership.round.max(confirmed + 1),
-            () => leadership.round + 1,
-        };
-        Some(ReadTicket { round, index })
     }
 
     /// The first entry of the term that this node leads; `None` when it does not lead. A state that includes it includes everything that
@@ -171,7 +154,7 @@ impl Node {
                 leadership.transfer = None;
             }
         }
-        if leadership.heartbeat == 0 {
+        if leadership.rounds.tick(ticks) || leadership.heartbeat == 0 {
             self.broadcast_heartbeat();
         }
         if self.hears_majority(true) || planted(14) {
@@ -247,32 +230,22 @@ impl Node {
     }
 
     pub(super) fn broadcast_heartbeat(&mut self) {
-        let (commit, heartbeat) = (self.commit, self.settings.heartbeat_ticks);
+        let heartbeat = self.settings.heartbeat_ticks;
         let Some(leadership) = self.leadership_mut() else { return };
         leadership.heartbeat = heartbeat;
-        let round = leadership.round;
-        let beats: Vec<(NodeId, u64)> = leadership
-            .progress
-            .iter()
-            .map(|(peer, progress)| (*peer, if planted(94) { commit } else { commit.min(progress.matched) }))
-            .collect();
-        for (peer, commit) in beats {
-            self.send(peer, Message::Heartbeat { commit, round });
+        for peer in self.followers() {
+            self.send_heartbeat(peer);
         }
     }
 
-    /// Begins a read round if reads wait and none is under way, and sends every follower what it may be sent.
+    fn followers(&self) -> Vec<NodeId> {
+        self.leadership().map_or(Vec::new(), |leadership| leadership.progress.keys().copied().collect())
+    }
+
+    /// Begins a read round if reads wait, and sends every follower what it may be sent.
     pub(super) fn feed_followers(&mut self, sizes: &dyn Sizes) {
-        let Some(leadership) = self.leadership_mut() else { return };
-        if leadership.reads_waiting && leadership.round == self.confirmed_round {
-            let Some(leadership) = self.leadership_mut() else { return };
-            leadership.reads_waiting = false;
-            leadership.round += 1;
-            self.broadcast_heartbeat();
-            self.confirm_reads();
-        }
-        let peers: Vec<NodeId> = self.leadership().map_or(Vec::new(), |leadership| leadership.progress.keys().copied().collect());
-        for peer in peers {
+        self.begin_round();
+        for peer in self.followers() {
             while self.feed(peer, sizes) {}
         }
     }
@@ -282,7 +255,7 @@ impl Node {
         let (last, window) = (self.outline.last().index, self.settings.window_bytes);
         let (commit, pause) = (self.commit, self.settings.heartbeat_ticks);
         let Some(leadership) = self.leadership() else { return false };
-        let (round, Some(progress)) = (leadership.round, leadership.progress.get(&peer)) else { return false };
+        let (round, Some(progress)) = (leadership.rounds.begun, leadership.progress.get(&peer)) else { return false };
         if !progress.may_send(last, window) {
             return false;
         }
@@ -314,28 +287,6 @@ impl Node {
             progress.sent(count, bytes, pause);
         }
         !probes
-    }
-
-    /// Notes that `from` was heard in this term and which round it answered.
-    fn hear_follower(&mut self, from: NodeId, round: u64) {
-        let begun = self.leadership().map_or(0, |leadership| leadership.round);
-        if let Some(progress) = self.progress_mut(from) {
-            progress.silent = 0;
-            // An answer to a round that has not begun would confirm reads yet to come.
-            progress.round = progress.round.max(round.min(begun));
-            self.confirm_reads();
-        }
-    }
-
-    fn confirm_reads(&mut self) {
-        let Some(leadership) = self.leadership() else { return };
-        let agreed = quorum::agreed(&self.config().voters, |voter| match leadership.progress.get(&voter) {
-            Some(progress) => progress.round,
-            None if voter == self.id => leadership.round,
-            None => 0,
-        });
-        let confirmed = if planted(30) { leadership.round } else { agreed };
-        self.confirmed_round = self.confirmed_round.max(confirmed);
     }
 
     pub(super) fn on_appended(&mut self, from: NodeId, matched: u64, round: u64) {

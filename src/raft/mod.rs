@@ -14,8 +14,8 @@
 //!   sequence numbers, so that a late one cannot vouch for entries that replaced those it wrote.
 //! * **Commit**, `leader.rs`: the median of durable indexes, only for an entry of the leader's own term (section 5.4.2); a fresh leader
 //!   appends a no-op for that.
-//! * **Reads** (section 6.4): a read is admitted with a [`ReadTicket`], and confirmed when a majority has answered a message that left
-//!   after it was admitted. Rounds are numbered and never used again.
+//! * **Reads**, `rounds.rs` (section 6.4): a read is admitted with a [`ReadTicket`], and confirmed when a majority has answered a message
+//!   that left after it was admitted. Rounds are numbered and never used again.
 //! * **Check-quorum** (section 6.2): a leader that has not heard a majority for an election timeout steps down. One that is heard but
 //!   cannot work hands leadership over. It works as long as a majority comes nearer to what it has not got, be it by single bytes.
 //! * **Membership**: [`Config`] entries are in force as soon as they stand in the log and revert with it. Learners receive and do not
@@ -28,7 +28,7 @@
 //! | `PreVote` | candidate → voters | proposed term, last entry | `PreVoteReply` | control |
 //! | `Vote` | candidate → voters | last entry, whether a leader ordered it | `VoteReply` | control |
 //! | `Append` | leader → all | previous entry, entries, commit, read round | `Appended` or `AppendRejected` | bulk |
-//! | `Heartbeat` | leader → all | min(commit, matched), read round | `HeartbeatReply` | control |
+//! | `Heartbeat` | leader → all; at the begin of a read round, to as many as it takes | min(commit, matched), read round | `HeartbeatReply` | control |
 //! | `Snapshot` | leader → follower | last entry included | `SnapshotReply` | bulk |
 //! | `TimeoutNow` | leader → successor | nothing | none | control |
 //! | `Arriving` | follower → leader | nothing | none | control |
@@ -55,6 +55,7 @@ mod outline;
 mod progress;
 pub mod quorum;
 mod ready;
+mod rounds;
 mod search;
 mod settings;
 

@@ -7,16 +7,39 @@ use super::replica::Replica;
 use crate::bugbank::planted;
 
 impl<C: Clone> Replica<C> {
+    /// Takes in the reads that have gathered, unless a round is under way, which cannot serve them: they are left where they are until it
+    /// has ended, and nobody wakes this node for them. `anyway` takes them in all the same, so that their time limits hold while no
+    /// round comes to an end.
+    pub(super) fn gather_reads(&mut self, anyway: bool) {
+        let confirming = self.node.is_confirming();
+        if confirming && !anyway {
+            return;
+        }
+        let Some(gate) = &self.gate else { return };
+        let reads = gate.attend(confirming);
+        if !reads.is_empty() {
+            self.on_reads(reads);
+        } else if !confirming {
+            self.gate = None;
+        }
+    }
+
+    /// Whether reads may have gathered for which nobody will wake this node.
+    pub(super) fn has_reads_to_gather(&self) -> bool {
+        self.gate.is_some() && !self.node.is_confirming()
+    }
+
     /// Reads that were looked up already wait for one round together. One that was looked up when this node led another term cannot be
     /// confirmed: what it found may have been old.
-    pub(super) fn on_reads(&mut self, reads: Vec<EarlyRead<C>>) {
-        let Some(ticket) = self.node.read() else {
+    fn on_reads(&mut self, reads: Vec<EarlyRead<C>>) {
+        if !self.node.is_leader() {
             let outcome = Outcome::NotLeader { leader: self.node.leader() };
             return self.refuse_reads(reads, &outcome);
-        };
+        }
         let term = self.node.term();
         let (sound, old): (Vec<_>, Vec<_>) = reads.into_iter().partition(|read| read.term == term);
         for EarlyRead { client, slot, deadline_ms, .. } in sound {
+            let ticket = self.node.read().expect("a leader admits reads");
             self.waiting.add_read(client, slot, ticket.round, 0, self.now + u64::from(deadline_ms));
         }
         self.refuse_reads(old, &Outcome::Busy("leadership changed while the value was read; try again".into()));

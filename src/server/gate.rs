@@ -3,7 +3,8 @@
 //! at that moment, and a read round that begins later shows it. The value was read first and the leadership confirmed after, so the read
 //! stands at the moment of the lookup: every write that anyone had acknowledged by then was applied here.
 //!
-//! So a GET costs its thread one sleep, as an echo would, and the Raft thread one event for however many reads have gathered.
+//! So a GET costs its thread one sleep, as an echo would, and the Raft thread is woken once for however many reads have gathered: those
+//! that come while a round is under way, which cannot serve them, wait here until it has ended.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -27,13 +28,20 @@ pub struct EarlyRead<C> {
 #[derive(Debug)]
 pub struct ReadGate<C> {
     serving: AtomicU64,
-    reads: Mutex<Vec<EarlyRead<C>>>,
+    gathered: Mutex<Gathered<C>>,
+}
+
+#[derive(Debug)]
+struct Gathered<C> {
+    reads: Vec<EarlyRead<C>>,
+    /// The Raft thread has been told, or looks again by itself.
+    attended: bool,
 }
 
 impl<C> ReadGate<C> {
     /// Nobody waits, and nothing is served.
     pub fn new() -> ReadGate<C> {
-        ReadGate { serving: AtomicU64::new(0), reads: Mutex::new(Vec::new()) }
+        ReadGate { serving: AtomicU64::new(0), gathered: Mutex::new(Gathered { reads: Vec::new(), attended: false }) }
     }
 
     /// The term in which this node leads with a state that holds everything acknowledged in earlier terms; 0 if there is none. To be asked
@@ -47,23 +55,56 @@ impl<C> ReadGate<C> {
         self.serving.store(term, SeqCst);
     }
 
-    /// Leaves a read; true if it is the first one, and the Raft thread is to be told.
+    /// Leaves a read; true if the Raft thread is to be told.
     pub fn enter(&self, read: EarlyRead<C>) -> bool {
-        let mut reads = self.reads.lock();
-        reads.push(read);
-        reads.len() == 1
+        let mut gathered = self.gathered.lock();
+        gathered.reads.push(read);
+        !std::mem::replace(&mut gathered.attended, true)
     }
 
-    /// Takes all reads out.
+    /// Takes all reads out. Whoever enters next is to tell the Raft thread.
     pub fn take(&self) -> Vec<EarlyRead<C>> {
-        let mut reads = self.reads.lock();
-        let next = Vec::with_capacity(reads.len());
-        std::mem::replace(&mut *reads, next)
+        let mut gathered = self.gathered.lock();
+        gathered.attended = false;
+        std::mem::take(&mut gathered.reads)
+    }
+
+    /// Takes all reads out. If there were any, or with `stay`, nobody tells the Raft thread of further ones until it has called this again:
+    /// it must do so as soon as they can be of use.
+    pub fn attend(&self, stay: bool) -> Vec<EarlyRead<C>> {
+        let mut gathered = self.gathered.lock();
+        let next = Vec::with_capacity(gathered.reads.len());
+        let reads = std::mem::replace(&mut gathered.reads, next);
+        gathered.attended = stay || !reads.is_empty();
+        reads
     }
 }
 
 impl<C> Default for ReadGate<C> {
     fn default() -> Self {
         ReadGate::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_raft_thread_is_told_once_and_never_left_without_being_told() {
+        let gate = ReadGate::new();
+        let enter = |slot| gate.enter(EarlyRead { client: (), slot, term: 1, deadline_ms: 1 });
+        assert!(enter(1), "nobody looks after the gate");
+        assert!(!enter(2), "it has been told");
+        assert_eq!(gate.attend(false).len(), 2);
+        assert!(!enter(3), "it looks again: there were some");
+        assert_eq!(gate.attend(true).len(), 1);
+        assert_eq!(gate.attend(true).len(), 0);
+        assert!(!enter(4), "it stays");
+        assert_eq!(gate.attend(false).len(), 1);
+        assert_eq!(gate.attend(false).len(), 0);
+        assert!(enter(5), "it has gone away");
+        assert_eq!(gate.take().len(), 1);
+        assert!(enter(6), "it has gone away whatever there was");
     }
 }

@@ -25,6 +25,7 @@ use crate::storage::writer::{Completion, Job};
 
 use super::comparison::Comparison;
 use super::event::{BackupRequest, ClientBatch, Event, Incoming, Outcome, Outgoing, OutgoingSnapshot, Reply, Text};
+use super::gate::ReadGate;
 use super::preparing::Preparing;
 use super::upkeep::Upkeep;
 use super::waiting::Waiting;
@@ -113,7 +114,7 @@ pub struct Actions<C> {
     pub discard: Discarded,
     /// Answers for connections, in the order in which they came about.
     pub replies: Vec<Reply<C>>,
-    /// Committed entries wait to be applied: call [`Replica::flush`] again soon.
+    /// Committed entries wait to be applied, or reads to be taken in: call [`Replica::flush`] again soon.
     pub more: bool,
 }
 
@@ -213,6 +214,8 @@ pub struct Replica<C> {
     pub(super) upkeep: Upkeep,
     pub(super) comparison: Comparison,
     confirmed_round: u64,
+    /// Where reads gather, as long as there were some when it was last looked at.
+    pub(super) gate: Option<Arc<ReadGate<C>>>,
     pub(super) actions: Actions<C>,
 }
 
@@ -241,6 +244,7 @@ impl<C: Clone> Replica<C> {
             upkeep: Upkeep::default(),
             comparison: Comparison::default(),
             confirmed_round: 0,
+            gate: None,
             actions: Actions::default(),
         }
     }
@@ -298,8 +302,12 @@ impl<C: Clone> Replica<C> {
     /// Answers everyone who waits, and whoever else has asked, when the process ends: nothing more will be decided here.
     pub fn close(&mut self, unread: impl Iterator<Item = Event<C>>) -> Vec<Reply<C>> {
         self.waiting.lose_leadership(None, &mut self.actions.replies);
+        let outcome = Outcome::NotLeader { leader: self.node.leader() };
+        if let Some(gate) = self.gate.take() {
+            self.refuse_reads(gate.take(), &outcome);
+        }
         for event in unread {
-            let outcome = Outcome::NotLeader { leader: self.node.leader() };
+            let outcome = outcome.clone();
             match event {
                 Event::Client(batch) => Waiting::refuse(&batch, &outcome, true, &mut self.actions.replies),
                 Event::Reads(gate) => self.refuse_reads(gate.take(), &outcome),
@@ -315,7 +323,7 @@ impl<C: Clone> Replica<C> {
         self.watch_disk();
         match event {
             Event::Client(batch) => self.on_client(batch),
-            Event::Reads(gate) => self.on_reads(gate.take()),
+            Event::Reads(gate) => self.gate = Some(gate),
             Event::Backup(request) => self.on_backup(request),
             Event::Peer(incoming) => self.on_peer(incoming),
             Event::Note(from, note) => self.on_note(from, note),
@@ -342,6 +350,7 @@ impl<C: Clone> Replica<C> {
         self.watch_disk();
         self.node.tick(u32::try_from(ms).unwrap_or(u32::MAX));
         self.after_core();
+        self.gather_reads(true);
         self.waiting.expire(self.now, &mut self.actions.replies);
         let idle = self.disk.write_since.is_none() && self.now >= self.disk.last_done + self.limits.idle_close_ms;
         if idle && self.node.may_write() && !self.upkeep.is_installing() {
@@ -352,6 +361,7 @@ impl<C: Clone> Replica<C> {
     /// Collects what is to be done.
     pub fn flush(&mut self) -> Actions<C> {
         self.log.freeze();
+        self.gather_reads(false);
         let ready = self.node.ready(&LogSizes(&self.log));
         if let Some((ticket, state)) = ready.hard_state {
             self.disk.hard_state_since = Some(self.now);
@@ -372,7 +382,7 @@ impl<C: Clone> Replica<C> {
         self.keep_up(ready.snapshots);
         let pin = || self.log.state_at(&self.applier);
         self.waiting.release_reads(self.confirmed_round, self.applier.applied(), pin, &mut self.actions.replies);
-        self.actions.more = self.applier.applied() < ready.commit;
+        self.actions.more = self.applier.applied() < ready.commit || self.has_reads_to_gather();
         std::mem::take(&mut self.actions)
     }
 

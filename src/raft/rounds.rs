@@ -1,0 +1,148 @@
+//! Read rounds (Ongaro's thesis, section 6.4): a leader shows that it still leads by messages that a majority answers. Holds which round
+//! is under way, which reads it may serve, and who is asked. Never confirms by an answer to a message that left before the read came.
+//!
+//! One round serves all reads that came before it, and the next begins when it is confirmed: the more reads come, the more share a round.
+//! A round for many reads asks no more followers than it needs, those that were quickest last time, because the processors have enough to
+//! do. If they do not answer soon, all are asked; so they are for a single read, for which nothing counts but the first answer.
+
+use super::leader::Leadership;
+use super::message::{Message, NodeId};
+use super::node::Node;
+use super::quorum;
+use super::ready::ReadTicket;
+use crate::bugbank::planted;
+
+/// A round that was not confirmed within this part of a heartbeat interval is asked of everybody.
+const PATIENCE_DIVISOR: u32 = 8;
+
+/// Rounds for so many reads spare the followers that need not answer.
+const MANY_READS: u32 = 2;
+
+/// What a leader keeps of its read rounds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Rounds {
+    /// The newest one begun.
+    pub(super) begun: u64,
+    /// How many reads wait for the round after it.
+    waiting: u32,
+    /// Ticks until the round under way is asked of everybody; `None` if it has been, or none is under way.
+    patience: Option<u32>,
+    /// Whose answers confirmed the last round.
+    quickest: Vec<NodeId>,
+}
+
+impl Rounds {
+    /// None is under way; `begun` is the newest that is confirmed.
+    pub(super) fn new(begun: u64) -> Rounds {
+        Rounds { begun, waiting: 0, patience: None, quickest: Vec::new() }
+    }
+
+    pub(super) fn normalise_for_search(&mut self) {
+        self.patience = self.patience.map(|_| 1);
+        self.waiting = self.waiting.min(MANY_READS);
+    }
+
+    /// Ticks until something is due.
+    pub(super) fn next_deadline(&self) -> Option<u32> {
+        self.patience
+    }
+
+    /// Lets time pass; whether everybody is to be asked now.
+    pub(super) fn tick(&mut self, ticks: u32) -> bool {
+        self.patience = self.patience.map(|left| left.saturating_sub(ticks));
+        self.patience.take_if(|left| *left == 0).is_some()
+    }
+}
+
+impl Node {
+    /// Admits a read: what must be confirmed and applied before it may be served. `None` when this node does not lead.
+    pub fn read(&mut self) -> Option<ReadTicket> {
+        let (commit, confirmed) = (self.commit, self.confirmed_round);
+        let leadership = self.leadership_mut()?;
+        leadership.rounds.waiting = leadership.rounds.waiting.saturating_add(1);
+        let index = if planted(28) { commit } else { commit.max(leadership.noop) };
+        let round = match () {
+            () if planted(27) => 0,
+            // The round under way, if there is one: its messages may have left before the read arrived.
+            () if planted(29) => leadership.rounds.begun.max(confirmed + 1),
+            () => leadership.rounds.begun + 1,
+        };
+        Some(ReadTicket { round, index })
+    }
+
+    /// Whether a read round is under way: reads that are admitted now wait for the one after it.
+    pub fn is_confirming(&self) -> bool {
+        self.leadership().is_some_and(|leadership| leadership.rounds.begun > self.confirmed_round)
+    }
+
+    /// Begins a round if reads wait and none is under way.
+    pub(super) fn begin_round(&mut self) {
+        let patience = (self.settings.heartbeat_ticks / PATIENCE_DIVISOR).max(1);
+        let confirming = self.is_confirming();
+        let Some(rounds) = self.leadership_mut().map(|leadership| &mut leadership.rounds) else { return };
+        if rounds.waiting == 0 || confirming {
+            return;
+        }
+        let few = std::mem::take(&mut rounds.waiting) < MANY_READS;
+        rounds.begun += 1;
+        match self.whom_to_ask().filter(|_| !few) {
+            Some(quickest) => {
+                if let Some(Leadership { rounds, .. }) = self.leadership_mut() {
+                    rounds.patience = Some(patience);
+                }
+                quickest.into_iter().for_each(|peer| self.send_heartbeat(peer));
+            }
+            None => self.broadcast_heartbeat(),
+        }
+        self.confirm_reads();
+    }
+
+    /// As many of the voters that confirmed the last round as it takes beside this node; `None` if they are too few.
+    fn whom_to_ask(&self) -> Option<Vec<NodeId>> {
+        let voters = &self.config().voters;
+        let needed = quorum::majority(voters.len()) - usize::from(voters.contains(&self.id));
+        let quickest = self.leadership()?.rounds.quickest.iter().copied().filter(|voter| voters.contains(voter));
+        let asked: Vec<NodeId> = quickest.take(needed).collect();
+        (asked.len() == needed).then_some(asked)
+    }
+
+    pub(super) fn send_heartbeat(&mut self, peer: NodeId) {
+        let Some(leadership) = self.leadership() else { return };
+        let Some(progress) = leadership.progress.get(&peer) else { return };
+        let commit = if planted(94) { self.commit } else { self.commit.min(progress.matched) };
+        let round = leadership.rounds.begun;
+        self.send(peer, Message::Heartbeat { commit, round });
+    }
+
+    /// Notes that `from` was heard in this term and which round it answered.
+    pub(super) fn hear_follower(&mut self, from: NodeId, round: u64) {
+        let begun = self.leadership().map_or(0, |leadership| leadership.rounds.begun);
+        if let Some(progress) = self.progress_mut(from) {
+            progress.silent = 0;
+            // An answer to a round that has not begun would confirm reads yet to come.
+            progress.round = progress.round.max(round.min(begun));
+            self.confirm_reads();
+        }
+    }
+
+    fn confirm_reads(&mut self) {
+        let Some(leadership) = self.leadership() else { return };
+        let answered = |voter: NodeId| match leadership.progress.get(&voter) {
+            Some(progress) => progress.round,
+            None if voter == self.id => leadership.rounds.begun,
+            None => 0,
+        };
+        let voters = &self.config().voters;
+        let agreed = quorum::agreed(voters, answered);
+        let confirmed = if planted(30) { leadership.rounds.begun } else { agreed };
+        if confirmed <= self.confirmed_round {
+            return;
+        }
+        let quickest = voters.iter().copied().filter(|voter| *voter != self.id && answered(*voter) >= confirmed).collect();
+        self.confirmed_round = confirmed;
+        if let Some(Leadership { rounds, .. }) = self.leadership_mut() {
+            rounds.quickest = quickest;
+            rounds.patience = None;
+        }
+    }
+}
