@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::message::{Config, EntryId, Message, NodeId};
 use super::node::{Node, Role};
-use super::progress::{APPENDS_AHEAD, Mode, PROBE_BYTES, Progress};
+use super::progress::{Mode, PROBE_BYTES, Progress};
 use super::quorum;
 use super::ready::Sizes;
 use super::rounds::Rounds;
@@ -273,9 +273,9 @@ impl Node {
         let probes = mode != Mode::Replicate;
         let budget = if probes { self.settings.append_bytes.min(PROBE_BYTES) } else { self.settings.append_bytes };
         let (count, bytes) = if next <= last { sizes.fit(next, last, budget) } else { (0, 0) };
-        if next + count > last && bytes < budget && !self.writes.is_empty() && progress.under_way() >= APPENDS_AHEAD {
-            // The follower has one to make durable and one to go on with. Sent now, these would cost a message and a turn of both
-            // nodes each; they leave together when it has answered or the own disk is ready for them.
+        if next + count > last && bytes < budget && !self.writes.is_empty() && progress.under_way() > 0 {
+            // The follower has something to make durable. Sent now, these would cost a message and a turn of both nodes each; they leave
+            // together when it has answered or the own disk is ready for them. The disk is quick however far the follower is.
             return false;
         }
         // A single entry may be so large that it is under way for long: then an answer is awaited for as long as for any append.

@@ -9,9 +9,6 @@ pub(super) const PROBE_BYTES: u64 = 64 << 10;
 /// them in a queue of fixed length however slow the link is.
 pub const APPENDS_UNDER_WAY_MAX: usize = 128;
 
-/// With so many appends under way, one that is small and the last waits for an answer, or for the end of the leader's present write.
-pub(super) const APPENDS_AHEAD: usize = 2;
-
 /// How a follower is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
