@@ -63,8 +63,10 @@ impl Leadership {
         self.progress.values_mut().for_each(|progress| progress.normalise_for_search(heartbeat));
     }
 
-    pub(super) fn next_deadline(&self) -> u32 {
-        let others = self.transfer.map(|transfer| transfer.ticks_left).into_iter().chain(self.rounds.next_deadline());
+    /// The log ends at `last`.
+    pub(super) fn next_deadline(&self, last: u64) -> u32 {
+        let gathering = self.progress.values().filter_map(|progress| progress.next_deadline(last));
+        let others = self.transfer.map(|transfer| transfer.ticks_left).into_iter().chain(self.rounds.next_deadline()).chain(gathering);
         others.fold(self.heartbeat, u32::min)
     }
 }
@@ -273,9 +275,8 @@ impl Node {
         let probes = mode != Mode::Replicate;
         let budget = if probes { self.settings.append_bytes.min(PROBE_BYTES) } else { self.settings.append_bytes };
         let (count, bytes) = if next <= last { sizes.fit(next, last, budget) } else { (0, 0) };
-        if next + count > last && bytes < budget && !self.writes.is_empty() && progress.under_way() > 0 {
-            // The follower has something to make durable. Sent now, these would cost a message and a turn of both nodes each; they leave
-            // together when it has answered or the own disk is ready for them. The disk is quick however far the follower is.
+        if next + count > last && bytes < budget && progress.gathers(!self.writes.is_empty()) {
+            // Sent now, these would cost a message and a turn of both nodes each.
             return false;
         }
         // A single entry may be so large that it is under way for long: then an answer is awaited for as long as for any append.

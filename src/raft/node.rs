@@ -216,7 +216,7 @@ impl Node {
 
     /// How many ticks may pass before something is due.
     pub fn ticks_to_deadline(&self) -> u32 {
-        let leader = self.leadership().map(|leadership| leadership.next_deadline());
+        let leader = self.leadership().map(|leadership| leadership.next_deadline(self.outline.last().index));
         [self.election, self.suspicion, leader].into_iter().flatten().min().unwrap_or(self.settings.heartbeat_ticks).max(1)
     }
 

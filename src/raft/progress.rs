@@ -9,6 +9,10 @@ pub(super) const PROBE_BYTES: u64 = 64 << 10;
 /// them in a queue of fixed length however slow the link is.
 pub const APPENDS_UNDER_WAY_MAX: usize = 128;
 
+/// For so many ticks after an append, small ones wait for its answer. On a link that is slower they do not: they would wait for two of its
+/// round trips.
+const GATHER_TICKS: u32 = 2;
+
 /// How a follower is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
@@ -43,6 +47,8 @@ pub(super) struct Progress {
     pause: u32,
     /// Ticks for which bytes of entries count as still arriving there, since it said so.
     arriving: u32,
+    /// Ticks for which an answer to what was sent last is still expected soon.
+    gathering: u32,
     /// Appends sent and not answered, as (last index, bytes).
     inflight: VecDeque<(u64, u64)>,
     inflight_bytes: u64,
@@ -62,6 +68,7 @@ impl Progress {
             stuck: 0,
             pause: 0,
             arriving: 0,
+            gathering: 0,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
         }
@@ -75,9 +82,15 @@ impl Progress {
         }
     }
 
-    /// How many appends that were sent ahead have not been answered.
-    pub(super) fn under_way(&self) -> usize {
-        self.inflight.len()
+    /// Whether an append that is small and the last waits, so that what is proposed meanwhile leaves with it: the follower has something
+    /// to make durable, and will answer soon or the leader's own disk, if it is `writing`, be ready for it.
+    pub(super) fn gathers(&self, writing: bool) -> bool {
+        !self.inflight.is_empty() && (writing || self.gathering > 0)
+    }
+
+    /// Ticks until something that waits leaves whatever happens.
+    pub(super) fn next_deadline(&self, last: u64) -> Option<u32> {
+        (self.mode == Mode::Replicate && self.next <= last && self.gathering > 0).then_some(self.gathering)
     }
 
     /// Notes that `count` entries of about `bytes` left. A probe keeps its position and waits `pause` ticks.
@@ -87,6 +100,7 @@ impl Progress {
                 self.next += count;
                 self.inflight.push_back((self.next - 1, bytes));
                 self.inflight_bytes += bytes;
+                self.gathering = GATHER_TICKS;
             }
             Mode::Probe | Mode::Snapshot => self.pause = pause,
         }
@@ -160,6 +174,7 @@ impl Progress {
         self.silent = 0;
         self.stuck = 0;
         self.arriving = 0;
+        self.gathering = 0;
         self.pause = if self.pause > 0 { heartbeat } else { 0 };
     }
 
@@ -176,6 +191,7 @@ impl Progress {
         self.pause = self.pause.saturating_sub(ticks);
         let receiving = self.is_receiving();
         self.arriving = self.arriving.saturating_sub(ticks);
+        self.gathering = self.gathering.saturating_sub(ticks);
         let waiting = self.mode == Mode::Replicate && !self.inflight.is_empty() && self.verified + 1 < self.next && !receiving;
         self.stuck = if waiting { self.stuck.saturating_add(ticks) } else { 0 };
         if self.stuck >= resend {
