@@ -12,7 +12,7 @@
 //!    payload CRC for each write, and hands all of it to the Raft thread in one message ([`server::clients`], [`storage::record`]).
 //! 2. The Raft thread drains its inbox; the core gives each write its index and term ([`raft::Node::propose`]); the records are sealed.
 //! 3. The log gives each record its place on disk, for good ([`storage::log::Log::append`]); the keys wait in memory to be applied.
-//! 4. Appends leave for the followers at once, made of the very same bytes ([`server::peers`]).
+//! 4. Appends leave for the followers, made of the very same bytes: at once, or with the answer to the one before ([`server::peers`]).
 //! 5. In parallel the log writer issues one write and one fdatasync for everything that was staged while its last one ran
 //!    ([`storage::writer`]). No timer and no linger: a batch is what arrived meanwhile.
 //! 6. A follower checks the previous entry and every CRC, stages the same records, syncs, and acknowledges cumulatively.

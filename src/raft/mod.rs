@@ -28,7 +28,7 @@
 //! | `PreVote` | candidate → voters | proposed term, last entry | `PreVoteReply` | control |
 //! | `Vote` | candidate → voters | last entry, whether a leader ordered it | `VoteReply` | control |
 //! | `Append` | leader → all | previous entry, entries, commit, read round | `Appended` or `AppendRejected` | bulk |
-//! | `Heartbeat` | leader → all; at the begin of a read round, to as many as it takes | min(commit, matched), read round | `HeartbeatReply` | control |
+//! | `Heartbeat` | leader → all; for a read round, to as many as it takes | min(commit, matched), read round | `HeartbeatReply` | control |
 //! | `Snapshot` | leader → follower | last entry included | `SnapshotReply` | bulk |
 //! | `TimeoutNow` | leader → successor | nothing | none | control |
 //! | `Arriving` | follower → leader | nothing | none | control |

@@ -369,6 +369,7 @@ impl Node {
             self.leader_lost = true;
             self.suspect(1, self.settings.suspicion_ticks);
         }
+        self.ask_without(peer);
     }
 
     /// Messages on the bulk link to `peer` were dropped.

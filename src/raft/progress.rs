@@ -9,8 +9,8 @@ pub(super) const PROBE_BYTES: u64 = 64 << 10;
 /// them in a queue of fixed length however slow the link is.
 pub const APPENDS_UNDER_WAY_MAX: usize = 128;
 
-/// For so many ticks after an append, small ones wait for its answer. On a link that is slower they do not: they would wait for two of its
-/// round trips.
+/// For so many ticks after an append, small ones wait for an answer. Where answers take longer they do not: they would wait for two round
+/// trips.
 const GATHER_TICKS: u32 = 2;
 
 /// How a follower is fed.
@@ -47,7 +47,7 @@ pub(super) struct Progress {
     pause: u32,
     /// Ticks for which bytes of entries count as still arriving there, since it said so.
     arriving: u32,
-    /// Ticks for which an answer to what was sent last is still expected soon.
+    /// Ticks for which small appends still wait for an answer.
     gathering: u32,
     /// Appends sent and not answered, as (last index, bytes).
     inflight: VecDeque<(u64, u64)>,
@@ -83,13 +83,13 @@ impl Progress {
     }
 
     /// Whether an append that is small and the last waits, so that what is proposed meanwhile leaves with it: the follower has something
-    /// to make durable, and will answer soon or the leader's own disk, if it is `writing`, be ready for it.
-    pub(super) fn gathers(&self, writing: bool) -> bool {
-        !self.inflight.is_empty() && (writing || self.gathering > 0)
+    /// to make durable, and is expected to answer soon.
+    pub(super) fn gathers(&self) -> bool {
+        !self.inflight.is_empty() && self.gathering > 0
     }
 
-    /// Ticks until something that waits leaves whatever happens.
-    pub(super) fn next_deadline(&self, last: u64) -> Option<u32> {
+    /// Ticks until what waits leaves whatever happens; the log ends at `last`.
+    pub(super) fn gathering_deadline(&self, last: u64) -> Option<u32> {
         (self.mode == Mode::Replicate && self.next <= last && self.gathering > 0).then_some(self.gathering)
     }
 

@@ -2,8 +2,9 @@
 //! is under way, which reads it may serve, and who is asked. Never confirms by an answer to a message that left before the read came.
 //!
 //! One round serves all reads that came before it, and the next begins when it is confirmed: the more reads come, the more share a round.
-//! A round for many reads asks no more followers than it needs, those that were quickest last time, because the processors have enough to
-//! do. If they do not answer soon, all are asked; so they are for a single read, for which nothing counts but the first answer.
+//! A round for several reads first asks no more followers than it needs, those that were quickest last time, because the processors have
+//! enough to do. If they do not answer soon, or are not known, all are asked; so they are for one read alone, for which nothing counts but
+//! the first answer.
 
 use super::leader::Leadership;
 use super::message::{Message, NodeId};
@@ -12,11 +13,14 @@ use super::quorum;
 use super::ready::ReadTicket;
 use crate::bugbank::planted;
 
-/// A round that was not confirmed within this part of a heartbeat interval is asked of everybody.
+/// A round that was not confirmed within an eighth of a heartbeat interval is asked of everybody, and at the latest after
+/// [`PATIENCE_TICKS_MAX`].
 const PATIENCE_DIVISOR: u32 = 8;
+const PATIENCE_TICKS_MAX: u32 = 10;
 
-/// Rounds for so many reads spare the followers that need not answer.
-const MANY_READS: u32 = 2;
+/// Rounds for at least so many reads (the host may count those of one connection that came together as one) spare the followers that need
+/// not answer.
+const SEVERAL_READS: u32 = 2;
 
 /// What a leader keeps of its read rounds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +30,7 @@ pub(super) struct Rounds {
     /// How many reads wait for the round after it.
     waiting: u32,
     /// Ticks until the round under way is asked of everybody; `None` if it has been, or none is under way.
-    patience: Option<u32>,
+    until_all: Option<u32>,
     /// Whose answers confirmed the last round.
     quickest: Vec<NodeId>,
 }
@@ -34,23 +38,23 @@ pub(super) struct Rounds {
 impl Rounds {
     /// None is under way; `begun` is the newest that is confirmed.
     pub(super) fn new(begun: u64) -> Rounds {
-        Rounds { begun, waiting: 0, patience: None, quickest: Vec::new() }
+        Rounds { begun, waiting: 0, until_all: None, quickest: Vec::new() }
     }
 
     pub(super) fn normalise_for_search(&mut self) {
-        self.patience = self.patience.map(|_| 1);
-        self.waiting = self.waiting.min(MANY_READS);
+        self.until_all = self.until_all.map(|_| 1);
+        self.waiting = self.waiting.min(SEVERAL_READS);
     }
 
     /// Ticks until something is due.
     pub(super) fn next_deadline(&self) -> Option<u32> {
-        self.patience
+        self.until_all
     }
 
-    /// Lets time pass; whether everybody is to be asked now.
+    /// Lets time pass; true once, when everybody is to be asked.
     pub(super) fn tick(&mut self, ticks: u32) -> bool {
-        self.patience = self.patience.map(|left| left.saturating_sub(ticks));
-        self.patience.take_if(|left| *left == 0).is_some()
+        self.until_all = self.until_all.map(|left| left.saturating_sub(ticks));
+        self.until_all.take_if(|left| *left == 0).is_some()
     }
 }
 
@@ -77,24 +81,34 @@ impl Node {
 
     /// Begins a round if reads wait and none is under way.
     pub(super) fn begin_round(&mut self) {
-        let patience = (self.settings.heartbeat_ticks / PATIENCE_DIVISOR).max(1);
+        let patience = (self.settings.heartbeat_ticks / PATIENCE_DIVISOR).clamp(1, PATIENCE_TICKS_MAX);
         let confirming = self.is_confirming();
         let Some(rounds) = self.leadership_mut().map(|leadership| &mut leadership.rounds) else { return };
         if rounds.waiting == 0 || confirming {
             return;
         }
-        let few = std::mem::take(&mut rounds.waiting) < MANY_READS;
+        let few = std::mem::take(&mut rounds.waiting) < SEVERAL_READS;
         rounds.begun += 1;
         match self.whom_to_ask().filter(|_| !few) {
             Some(quickest) => {
                 if let Some(Leadership { rounds, .. }) = self.leadership_mut() {
-                    rounds.patience = Some(patience);
+                    rounds.until_all = Some(patience);
                 }
                 quickest.into_iter().for_each(|peer| self.send_heartbeat(peer));
             }
             None => self.broadcast_heartbeat(),
         }
         self.confirm_reads();
+    }
+
+    /// `peer` cannot be reached now: a round that waits for it asks everybody else.
+    pub(super) fn ask_without(&mut self, peer: NodeId) {
+        let Some(Leadership { rounds, .. }) = self.leadership_mut() else { return };
+        let known = rounds.quickest.len();
+        rounds.quickest.retain(|quick| *quick != peer);
+        if rounds.quickest.len() < known && rounds.until_all.take().is_some() {
+            self.broadcast_heartbeat();
+        }
     }
 
     /// As many of the voters that confirmed the last round as it takes beside this node; `None` if they are too few.
@@ -142,7 +156,7 @@ impl Node {
         self.confirmed_round = confirmed;
         if let Some(Leadership { rounds, .. }) = self.leadership_mut() {
             rounds.quickest = quickest;
-            rounds.patience = None;
+            rounds.until_all = None;
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::storage::writer::Completion;
 pub enum Event<C> {
     /// Requests read from one connection in one go.
     Client(ClientBatch<C>),
-    /// Reads have gathered that wait for nothing but a confirmation: all that the gate holds by now.
+    /// Reads have begun to gather that wait for nothing but a confirmation. The replica takes them out of the gate when a round may begin.
     Reads(Arc<ReadGate<C>>),
     /// A connection wants the state pinned as a read would see it.
     Backup(BackupRequest<C>),

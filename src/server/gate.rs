@@ -4,7 +4,7 @@
 //! stands at the moment of the lookup: every write that anyone had acknowledged by then was applied here.
 //!
 //! So a GET costs its thread one sleep, as an echo would, and the Raft thread is woken once for however many reads have gathered: those
-//! that come while a round is under way, which cannot serve them, wait here until it has ended.
+//! that come while a round is under way, which cannot serve them, are left here until it has ended, or some time has passed.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

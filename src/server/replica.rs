@@ -2,9 +2,9 @@
 //! decides the order of effects and carries nothing itself: what is to be written, sent and answered comes back as [`Actions`]. No
 //! thread, socket, file, clock or wait in it, so that a simulator can run it whole.
 //!
-//! Order of effects within one [`Replica::flush`]: freeze what was staged, ask the core, queue messages and disk work, apply what is
-//! committed, answer. An answer to a write leaves only from applying its entry, and an entry is applied only when a quorum has it
-//! durably; so no answer can be ahead of the disks.
+//! Order of effects within one [`Replica::flush`]: freeze what was staged, take in the reads that have gathered, ask the core, queue
+//! messages and disk work, apply what is committed, answer. An answer to a write leaves only from applying its entry, and an entry is
+//! applied only when a quorum has it durably; so no answer can be ahead of the disks.
 
 use std::sync::Arc;
 

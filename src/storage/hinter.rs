@@ -58,17 +58,19 @@ pub struct Hinter {
     pub(super) reserve: Arc<Reserve>,
 }
 
-/// The operations of a segment that took effect, in log order, their keys side by side: sorted once, which costs a third of a tree.
-#[derive(Default)]
+/// What took effect in a segment, in log order, the keys side by side. Sorting now and then takes less time than keeping order all the
+/// time, and leaves each key once.
 struct Effects {
     keys: Vec<u8>,
     operations: Vec<Effective>,
+    /// Superseded operations are dropped when there are so many operations, or so many bytes of keys.
+    settle_at: (usize, usize),
 }
 
 struct Effective {
-    /// The key's first bytes, and zeros behind a shorter one: they tell most keys apart without a look at the rest.
+    /// The key's first bytes, and zeros behind a shorter one: where they differ, the rest need not be looked at.
     front: [u8; 8],
-    /// Where the key stands among the keys.
+    /// Where the key stands among the keys, and its length.
     key: (u32, u32),
     version: u64,
     offset: u32,
@@ -76,8 +78,18 @@ struct Effective {
     value_bytes: Option<u32>,
 }
 
+/// So many operations, or bytes of keys, may gather at least before they are sorted.
+const SETTLE_AT_LEAST: (usize, usize) = (256 << 10, 16 << 20);
+
 impl Effects {
+    fn new() -> Effects {
+        Effects { keys: Vec::new(), operations: Vec::new(), settle_at: SETTLE_AT_LEAST }
+    }
+
     fn push(&mut self, key: &[u8], effective: Effective) {
+        if self.operations.len() >= self.settle_at.0 || self.keys.len() >= self.settle_at.1 {
+            self.settle();
+        }
         let mut front = [0; 8];
         let length = key.len().min(8);
         front[..length].copy_from_slice(&key[..length]);
@@ -86,27 +98,44 @@ impl Effects {
         self.operations.push(Effective { front, key: key_at, ..effective });
     }
 
-    fn key(&self, effective: &Effective) -> &[u8] {
-        let (start, length) = (effective.key.0 as usize, effective.key.1 as usize);
-        &self.keys[start..start + length]
+    /// Leaves of each key the newest operation, in the order of the keys.
+    fn settle(&mut self) {
+        let (keys, mut operations) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.operations));
+        let key = |effective: &Effective| slice(&keys, effective.key);
+        operations.sort_by(|a, b| a.front.cmp(&b.front).then_with(|| key(a).cmp(key(b))));
+        // Operations of one key have kept their order.
+        operations.dedup_by(|later, kept| {
+            let same = later.front == kept.front && key(later) == key(kept);
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        for operation in &mut operations {
+            let at = self.keys.len() as u32;
+            self.keys.extend_from_slice(slice(&keys, operation.key));
+            operation.key.0 = at;
+        }
+        self.settle_at = (SETTLE_AT_LEAST.0.max(2 * operations.len()), SETTLE_AT_LEAST.1.max(2 * self.keys.len()));
+        self.operations = operations;
     }
 
-    /// Each key once, in order, with its newest record.
+    /// Each key once, in order, with its newest operation.
     fn newest(&mut self) -> Vec<HintKey<'_>> {
-        let mut operations = std::mem::take(&mut self.operations);
-        operations.sort_by(|a, b| a.front.cmp(&b.front).then_with(|| self.key(a).cmp(self.key(b))));
-        let of_one_key = operations.chunk_by(|a, b| a.front == b.front && self.key(a) == self.key(b));
-        let newest = of_one_key.filter_map(<[Effective]>::last);
-        newest
-            .map(|newest| HintKey {
-                key: self.key(newest),
-                version: newest.version,
-                offset: newest.offset,
-                record_bytes: newest.record_bytes,
-                value_bytes: newest.value_bytes,
-            })
-            .collect()
+        self.settle();
+        let newest = |operation: &Effective| HintKey {
+            key: slice(&self.keys, operation.key),
+            version: operation.version,
+            offset: operation.offset,
+            record_bytes: operation.record_bytes,
+            value_bytes: operation.value_bytes,
+        };
+        self.operations.iter().map(newest).collect()
     }
+}
+
+fn slice(bytes: &[u8], (start, length): (u32, u32)) -> &[u8] {
+    &bytes[start as usize..(start + length) as usize]
 }
 
 impl Hinter {
@@ -142,7 +171,7 @@ impl Hinter {
 
 /// What took effect. Every record is checked; a damaged one is an error, since a hint would hide it.
 fn effects_of(job: &HintJob) -> crate::error::Result<Effects> {
-    let mut effects = Effects::default();
+    let mut effects = Effects::new();
     let (offsets, end) = (&job.log.offsets, job.log.end);
     let mut window: (u64, Vec<u8>) = (0, Vec::new());
     for (position, (offset, effective)) in offsets.iter().zip(&job.effects).enumerate() {
@@ -177,4 +206,42 @@ fn effects_of(job: &HintJob) -> crate::error::Result<Effects> {
         }
     }
     Ok(effects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn of_each_key_the_newest_operation_is_left_whenever_it_is_sorted() {
+        let keys: [&[u8]; 8] = [b"", b"a", b"a\0", b"a\0\0\0\0\0\0\0", b"a\0\0\0\0\0\0\0b", b"b", b"12345678", b"123456789"];
+        for settle_every in [1, 3, 50, 1000] {
+            let (mut effects, mut expected) = (Effects::new(), BTreeMap::new());
+            for version in 0..200_u64 {
+                let key = keys[(version * version % 13 % 8) as usize];
+                let value_bytes = (version % 3 > 0).then_some(version as u32);
+                let (front, offset) = ([0; 8], version as u32 * 10);
+                effects.push(key, Effective { front, key: (0, 0), version, offset, record_bytes: 9, value_bytes });
+                expected.insert(key, (version, offset, 9, value_bytes));
+                if version % settle_every == 0 {
+                    effects.settle();
+                }
+            }
+            let found = effects.newest();
+            let found = found.iter().map(|key| (key.key, (key.version, key.offset, key.record_bytes, key.value_bytes)));
+            assert!(found.eq(expected), "sorted every {settle_every} operations");
+        }
+    }
+
+    #[test]
+    fn few_keys_take_little_memory_however_often_they_are_written() {
+        let mut effects = Effects::new();
+        for version in 0..SETTLE_AT_LEAST.0 as u64 * 3 {
+            let key = [version as u8 % 10; 100];
+            effects.push(&key, Effective { front: [0; 8], key: (0, 0), version, offset: 0, record_bytes: 0, value_bytes: None });
+            assert!(effects.operations.len() <= SETTLE_AT_LEAST.0 && effects.keys.len() <= SETTLE_AT_LEAST.1 + 100);
+        }
+        assert_eq!(effects.newest().len(), 10);
+    }
 }
