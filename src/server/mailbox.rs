@@ -1,6 +1,7 @@
 //! Queues whose receiver sleeps as soon as there is nothing to take. A channel of `crossbeam-channel` carries the messages; its own way
 //! of waiting spins and yields the processor several times first, which costs more than it saves where threads outnumber processors: a
-//! thread that yields goes to the end of the line, one that sleeps is woken to the front of it. Each queue has one receiver.
+//! thread that yields goes to the end of the line, one that sleeps is woken to the front of it. Each queue has one receiver; one receiver
+//! may have two queues, of which it takes from the second what the first leaves time for.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvError, SendError, TryIter, TryRecvError};
+use crossbeam_channel::{RecvError, SendError, TryRecvError};
 pub use crossbeam_channel::{RecvTimeoutError, TrySendError};
 use parking_lot::Mutex;
 
@@ -86,11 +87,13 @@ impl<T> Sender<T> {
     }
 }
 
-/// Where messages arrive, in the order in which they were sent. It may move to another thread, but no two threads share it: the bell
+/// Where messages arrive, those of each queue in the order in which they were sent. It may move to another thread, but no two threads share it: the bell
 /// wakes one.
 #[derive(Debug)]
 pub struct Receiver<T> {
     channel: crossbeam_channel::Receiver<T>,
+    /// Messages that wait until there are none in `channel`.
+    behind: Option<crossbeam_channel::Receiver<T>>,
     bell: Arc<Bell>,
     /// The thread that the bell knows.
     sleeper: Cell<Option<ThreadId>>,
@@ -114,12 +117,16 @@ impl<T> Receiver<T> {
 
     /// A message, if one waits.
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.channel.try_recv()
+        match (self.channel.try_recv(), &self.behind) {
+            (Err(TryRecvError::Empty), Some(behind)) => behind.try_recv().map_err(|_| TryRecvError::Empty),
+            (Err(TryRecvError::Disconnected), Some(behind)) => behind.try_recv(),
+            (received, _) => received,
+        }
     }
 
     /// The messages that wait.
-    pub fn try_iter(&self) -> TryIter<'_, T> {
-        self.channel.try_iter()
+    pub fn try_iter(&self) -> impl Iterator<Item = T> {
+        std::iter::from_fn(|| self.try_recv().ok())
     }
 
     /// All messages until there is no sender any more.
@@ -129,17 +136,17 @@ impl<T> Receiver<T> {
 
     /// How many messages wait.
     pub fn len(&self) -> usize {
-        self.channel.len()
+        self.channel.len() + self.behind.as_ref().map_or(0, crossbeam_channel::Receiver::len)
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.channel.is_empty()
+        self.len() == 0
     }
 
     fn receive(&self, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
         loop {
-            match self.channel.try_recv() {
+            match self.try_recv() {
                 Ok(message) => return Ok(message),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) => {}
@@ -162,7 +169,7 @@ impl<T> Receiver<T> {
         }
         self.bell.sleeping.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        let found = match self.channel.try_recv() {
+        let found = match self.try_recv() {
             Ok(message) => Some(Ok(message)),
             Err(TryRecvError::Disconnected) => Some(Err(RecvError)),
             Err(TryRecvError::Empty) => None,
@@ -183,6 +190,15 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     with(crossbeam_channel::unbounded())
 }
 
+/// Two queues without a bound to one receiver: what the first sender sends overtakes all that the second one has sent.
+pub fn two_lanes<T>() -> (Sender<T>, Sender<T>, Receiver<T>) {
+    let (first, mut receiver) = unbounded();
+    let (channel, behind) = crossbeam_channel::unbounded();
+    receiver.behind = Some(behind);
+    let second = Sender { channel, farewell: Farewell(Arc::clone(&receiver.bell)) };
+    (first, second, receiver)
+}
+
 /// A queue for at most so many messages, and at least one: a receiver that sleeps takes nothing from the sender's hand.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     assert!(capacity > 0, "a queue without room wakes nobody");
@@ -191,7 +207,10 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 fn with<T>((sender, receiver): (crossbeam_channel::Sender<T>, crossbeam_channel::Receiver<T>)) -> (Sender<T>, Receiver<T>) {
     let bell = Arc::new(Bell::default());
-    (Sender { channel: sender, farewell: Farewell(Arc::clone(&bell)) }, Receiver { channel: receiver, bell, sleeper: Cell::new(None) })
+    (
+        Sender { channel: sender, farewell: Farewell(Arc::clone(&bell)) },
+        Receiver { channel: receiver, behind: None, bell, sleeper: Cell::new(None) },
+    )
 }
 
 #[cfg(test)]
@@ -229,6 +248,26 @@ mod tests {
         let sum: u64 = std::iter::from_fn(|| receiver.recv_timeout(PATIENCE).ok()).sum();
         assert_eq!(sum, 4 * (0..5_000).sum::<u64>());
         senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));
+    }
+
+    #[test]
+    fn of_two_lanes_the_first_goes_first_and_the_last_sender_ends_both() {
+        let (first, second, receiver) = two_lanes();
+        second.send(1).expect("there is a receiver");
+        second.send(2).expect("there is a receiver");
+        first.send(3).expect("there is a receiver");
+        assert_eq!((receiver.len(), receiver.recv()), (3, Ok(3)));
+        drop(first);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "there is still a sender");
+        // One that sleeps is woken by either.
+        let late = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            second.send(4).expect("there is a receiver");
+        });
+        assert_eq!(receiver.recv_timeout(PATIENCE), Ok(4));
+        assert_eq!(receiver.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+        late.join().expect("it ends");
     }
 
     #[test]

@@ -27,7 +27,8 @@
 //! peer acceptor's threads answer them.
 //!
 //! The Raft thread waits for nothing but its inbox. Everyone else may wait, because nobody waits for them but through a queue: a queue to
-//! a peer that is full drops, and Raft sends again; the clients' share of the inbox is bounded, and over it the answer is BUSY.
+//! a peer that is full drops, and Raft sends again; the clients' share of the inbox is bounded, and over it the answer is BUSY. What peers
+//! and the disk send overtakes it.
 
 pub mod accept;
 pub mod acceptor;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crate::server::mailbox::{Receiver, Sender, unbounded};
+use crate::server::mailbox::{Receiver, Sender, two_lanes};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -50,7 +50,9 @@ struct Early {
     status: Arc<StatusView>,
     client_port: ClientPort,
     peer_listeners: Vec<TcpListener>,
-    inbox: (Inbox, Receiver<Event<Arc<Connection>>>),
+    /// The senders of the server's own threads and of clients, and what the Raft thread receives. Peers and disks go first: their
+    /// messages decide whether a leader is heard, and clients' requests may be many and large.
+    inbox: (Inbox, Inbox, Receiver<Event<Arc<Connection>>>),
 }
 
 /// Serves until SIGINT or SIGTERM. Errors are those of the start; a storage failure while serving ends the process at once.
@@ -123,7 +125,7 @@ fn prepare(config: &Config, connections_max: usize) -> Result<Early> {
     };
     let port_config = ClientPortConfig { listeners: client_listeners, limits, metrics: Arc::clone(&metrics) };
     let client_port = ClientPort::start(port_config, Arc::clone(&status) as Arc<dyn super::clients::NodeView>)?;
-    Ok(Early { metrics, status, client_port, peer_listeners, inbox: unbounded() })
+    Ok(Early { metrics, status, client_port, peer_listeners, inbox: two_lanes() })
 }
 
 /// Listens on every address that the name resolves to. One that this machine does not have (IPv6 switched off) is passed over as long
@@ -171,7 +173,7 @@ fn limits(config: &Config) -> Limits {
 }
 
 fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<AtomicBool>) -> Result<()> {
-    let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, events) } = early;
+    let Early { metrics, status, mut client_port, peer_listeners, inbox: (inbox, clients_inbox, events) } = early;
     let identity = directory.identity();
     let marks = directory.take_marks();
     let options = storage::Options { segment_bytes: config.segment_bytes, reserve_bytes: config.reserve_bytes };
@@ -224,7 +226,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         ready: ready_line(config),
     };
     client_port.serve_backups(snapshots, disk.on_damage());
-    client_port.attach(inbox.clone(), gate, Values { store, on_damage: disk.on_damage() });
+    client_port.attach(clients_inbox, gate, Values { store, on_damage: disk.on_damage() });
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
         let _ = inbox.send(Event::Shutdown);
