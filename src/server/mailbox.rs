@@ -87,8 +87,8 @@ impl<T> Sender<T> {
     }
 }
 
-/// Where messages arrive, those of each queue in the order in which they were sent. It may move to another thread, but no two threads share it: the bell
-/// wakes one.
+/// Where messages arrive, those of each queue in the order in which they were sent. It may move to another thread, but no two threads
+/// share it: the bell wakes one.
 #[derive(Debug)]
 pub struct Receiver<T> {
     channel: crossbeam_channel::Receiver<T>,
