@@ -171,8 +171,12 @@ fn a_full_index_takes_no_further_keys_and_goes_on_when_some_are_deleted() {
     let refused = |outcome: Outcome| matches!(outcome, Outcome::Busy(reason) if reason.contains("--max-index-bytes"));
     assert!(refused(ask(&Operation::CompareAndSet { key: &key(0), expected: 0, value: b"v" })));
     assert!(refused(ask(&Operation::Set { key: &key(0), value: b"another" })));
-    assert!(matches!(ask(&Operation::Delete { key: &key(0) }), Outcome::Written { .. }));
-    assert!(matches!(ask(&Operation::Set { key: &key(last), value: b"v" }), Outcome::Written { .. }));
+    // The last key may have made a table grow, which takes more than it gives back.
+    let taken_again = (0..16).any(|number| {
+        assert!(matches!(ask(&Operation::Delete { key: &key(number) }), Outcome::Written { .. }));
+        matches!(ask(&Operation::Set { key: &key(last), value: b"v" }), Outcome::Written { .. })
+    });
+    assert!(taken_again, "the memory of 16 keys is not given back");
 }
 
 #[test]
