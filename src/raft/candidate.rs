@@ -169,17 +169,7 @@ mod tests {
     fn a_vote_that_nobody_was_asked_for_yet_does_not_count() {
         let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: vec![] };
         let outline = Outline::new(EntryId::default(), config);
-        let settings = Settings {
-            election_ticks: 10,
-            heartbeat_ticks: 3,
-            suspicion_ticks: 2,
-            election_ticks_max: 40,
-            resend_ticks: 20,
-            stall_ticks: 50,
-            ban_ticks: 50,
-            append_bytes: 10,
-            window_bytes: 10,
-        };
+        let settings = Settings { append_bytes: 10, window_bytes: 10, ..Settings::few_ticks() };
         let mut node = Node::new(NodeId(1), settings, 7, Recovered { hard_state: HardState::default(), outline, commit: 0 });
         let from_second = |term, message| Envelope { from: NodeId(2), to: NodeId(1), term, message };
         node.tick(20);

@@ -399,17 +399,7 @@ mod tests {
     fn leader(append_bytes: u64, window_bytes: u64) -> Node {
         let config = Config { voters: vec![NodeId(1), NodeId(2), NodeId(3)], learners: vec![] };
         let outline = Outline::new(EntryId::default(), config);
-        let settings = Settings {
-            election_ticks: 10,
-            heartbeat_ticks: 3,
-            suspicion_ticks: 2,
-            election_ticks_max: 40,
-            resend_ticks: 20,
-            stall_ticks: 50,
-            ban_ticks: 50,
-            append_bytes,
-            window_bytes,
-        };
+        let settings = Settings { append_bytes, window_bytes, ..Settings::few_ticks() };
         let mut node = Node::new(NodeId(1), settings, 7, Recovered { hard_state: HardState::default(), outline, commit: 0 });
         node.tick(20);
         for message in [Message::PreVoteReply { proposed_term: 1, granted: true }, Message::VoteReply { granted: true }] {

@@ -22,3 +22,36 @@ pub struct Settings {
     /// Most bytes under way to one follower.
     pub window_bytes: u64,
 }
+
+#[cfg(test)]
+impl Settings {
+    /// About what the server takes.
+    pub(crate) fn usual() -> Settings {
+        Settings {
+            election_ticks: 150,
+            heartbeat_ticks: 50,
+            suspicion_ticks: 5,
+            election_ticks_max: 5_000,
+            resend_ticks: 600,
+            stall_ticks: 3_000,
+            ban_ticks: 10_000,
+            append_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+        }
+    }
+
+    /// So few ticks that a test counts them.
+    pub(crate) fn few_ticks() -> Settings {
+        Settings {
+            election_ticks: 10,
+            heartbeat_ticks: 3,
+            suspicion_ticks: 2,
+            election_ticks_max: 40,
+            resend_ticks: 20,
+            stall_ticks: 50,
+            ban_ticks: 50,
+            append_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+        }
+    }
+}

@@ -149,6 +149,8 @@ impl fmt::Debug for Port {
 /// Where requests go.
 pub(super) struct Attached {
     pub(super) inbox: Sender<Event<Arc<Connection>>>,
+    /// For word that reads wait.
+    pub(super) reads: Sender<Event<Arc<Connection>>>,
     pub(super) gate: Arc<ReadGate<Arc<Connection>>>,
     pub(super) values: Values,
 }
@@ -214,12 +216,19 @@ impl ClientPort {
         Ok(started)
     }
 
-    /// Connects the port with the Raft thread and the store; from now on requests reach them.
+    /// Connects the port with the Raft thread and the store; from now on requests reach them. Word that reads wait goes to `reads`, which
+    /// may overtake `inbox`: each such read comes from a connection of which no write waits.
     ///
     /// # Panics
     /// When called twice.
-    pub fn attach(&self, inbox: Sender<Event<Arc<Connection>>>, gate: Arc<ReadGate<Arc<Connection>>>, values: Values) {
-        let first = self.port.attached.set(Attached { inbox, gate, values }).is_ok();
+    pub fn attach(
+        &self,
+        inbox: Sender<Event<Arc<Connection>>>,
+        reads: Sender<Event<Arc<Connection>>>,
+        gate: Arc<ReadGate<Arc<Connection>>>,
+        values: Values,
+    ) {
+        let first = self.port.attached.set(Attached { inbox, reads, gate, values }).is_ok();
         assert!(first, "the client port is attached to a Raft thread already");
     }
 

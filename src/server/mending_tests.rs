@@ -104,18 +104,7 @@ struct Site {
 
 fn run(opened: Opened) -> State {
     let recovered = recovered(&opened.founding, opened.hard_state, &opened.log, opened.commit);
-    let settings = Settings {
-        election_ticks: 150,
-        heartbeat_ticks: 50,
-        suspicion_ticks: 5,
-        election_ticks_max: 5_000,
-        resend_ticks: 600,
-        stall_ticks: 3_000,
-        ban_ticks: 10_000,
-        append_bytes: 1 << 20,
-        window_bytes: 1 << 20,
-    };
-    let mut node = Node::new(opened.node, settings, 1, recovered);
+    let mut node = Node::new(opened.node, Settings::usual(), 1, recovered);
     node.set_floor(opened.floor);
     State::Running(Box::new(Replica::new(node, opened.log, opened.applier, Limits::default())))
 }

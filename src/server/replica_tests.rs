@@ -27,19 +27,8 @@ impl Alone {
         let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20 }).expect("the disk is sound");
         let config = Config { voters: vec![opened.node], learners: Vec::new() };
         let outline = Outline::new(EntryId::default(), config);
-        let settings = Settings {
-            election_ticks: 150,
-            heartbeat_ticks: 50,
-            suspicion_ticks: 5,
-            election_ticks_max: 5_000,
-            resend_ticks: 600,
-            stall_ticks: 3_000,
-            ban_ticks: 10_000,
-            append_bytes: 1 << 20,
-            window_bytes: 1 << 20,
-        };
         let recovered = Recovered { hard_state: opened.hard_state, outline, commit: 0 };
-        let node = Node::new(opened.node, settings, 1, recovered);
+        let node = Node::new(opened.node, Settings::usual(), 1, recovered);
         let replica = Replica::new(node, opened.log, opened.applier, limits);
         Alone { disk, replica, writer: opened.workers.writer, preparer: opened.workers.preparer }
     }

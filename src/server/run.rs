@@ -226,7 +226,7 @@ fn serve(config: &Config, mut directory: Directory, early: Early, stop: &Arc<Ato
         ready: ready_line(config),
     };
     client_port.serve_backups(snapshots, disk.on_damage());
-    client_port.attach(clients_inbox, gate, Values { store, on_damage: disk.on_damage() });
+    client_port.attach(clients_inbox, inbox.clone(), gate, Values { store, on_damage: disk.on_damage() });
     if stop.load(Ordering::SeqCst) {
         // The signal may have come before anyone read the inbox; asking twice does no harm.
         let _ = inbox.send(Event::Shutdown);

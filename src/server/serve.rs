@@ -352,7 +352,7 @@ impl Answers {
         if let Some(busy) = self.enter(batch) {
             return self.connection.complete([(read.slot, busy)]);
         }
-        if attached.gate.enter(read) && attached.inbox.send(Event::Reads(Arc::clone(&attached.gate))).is_err() {
+        if attached.gate.enter(read) && attached.reads.send(Event::Reads(Arc::clone(&attached.gate))).is_err() {
             // The Raft thread is gone: the process is stopping.
             for read in attached.gate.take() {
                 read.client.complete([(read.slot, Outcome::NotLeader { leader: None })]);

@@ -35,18 +35,7 @@ impl Leading {
         directory.found(&Founding { cluster: 1, members: members.to_vec() }).expect("sound");
         let opened = directory.open_log(&Options { segment_bytes: 1 << 20, reserve_bytes: 1 << 20 }).expect("sound");
         let outline = Outline::new(EntryId::default(), Config { voters: vec![NodeId(1), SECOND, THIRD], learners: Vec::new() });
-        let settings = Settings {
-            election_ticks: 150,
-            heartbeat_ticks: 50,
-            suspicion_ticks: 5,
-            election_ticks_max: 5_000,
-            resend_ticks: 600,
-            stall_ticks: 3_000,
-            ban_ticks: 10_000,
-            append_bytes: 1 << 20,
-            window_bytes: 1 << 20,
-        };
-        let node = Node::new(opened.node, settings, 1, Recovered { hard_state: opened.hard_state, outline, commit: 0 });
+        let node = Node::new(opened.node, Settings::usual(), 1, Recovered { hard_state: opened.hard_state, outline, commit: 0 });
         let limits = Limits { retain_log_bytes: RETAINED, ..Limits::default() };
         let replica = Replica::new(node, opened.log, opened.applier, limits);
         let mut leading = Leading { disk, replica, workers: opened.workers, offered: Vec::new(), successors: Vec::new() };

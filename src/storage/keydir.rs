@@ -271,4 +271,13 @@ mod tests {
         keys.iter().for_each(|key| assert!(again.put(key, value(1)).is_none()));
         assert!(again.bytes() <= full + full / 5, "seed {seed}: {full} bytes became {}", again.bytes());
     }
+
+    #[test]
+    fn keys_that_are_expected_get_no_more_room_than_growing_would_have_taken() {
+        let keys: Vec<[u8; 4]> = (0..20_000_u32).map(|number| std::array::from_fn(|digit| (number >> (24 - 8 * digit)) as u8)).collect();
+        let pairs = || keys.iter().map(|key| (&key[..], value(1)));
+        let (alone, expecting) = (Keydir::of_rising(pairs(), 0), Keydir::of_rising(pairs(), usize::MAX));
+        assert!(expecting.table_bytes <= 3 * alone.table_bytes, "{} bytes, and {}", expecting.table_bytes, alone.table_bytes);
+        assert!(expecting.get(&keys[19_999]).is_some() && expecting.len() == 20_000);
+    }
 }

@@ -96,7 +96,7 @@ impl Server {
         let damage = Arc::clone(&server.damage);
         let on_damage: OnDamage = Arc::new(move |error| damage.lock().expect("no holder panics").push(error.to_string()));
         let values = Values { store: engine.store(), on_damage };
-        server.port.as_ref().expect("started").attach(inbox.clone(), Arc::clone(&server.gate), values);
+        server.port.as_ref().expect("started").attach(inbox.clone(), inbox.clone(), Arc::clone(&server.gate), values);
         let (mode, confirmed) = (Arc::clone(&server.mode), Arc::clone(&server.confirmed));
         let raft = Raft { engine, mode, confirmed, held: Vec::new(), looked: Vec::new(), seen };
         server.thread = Some(std::thread::spawn(move || raft.run(&events)));

@@ -125,7 +125,9 @@ impl World {
 
     /// A sector holds again what it held when the copy was made: nothing written since then has reached it.
     fn lose_write(&mut self, node: usize, pick: u64) {
-        let Some(copy) = self.members[node].copy.clone() else { return };
+        // A copy that was made before a wipe is of another disk.
+        let member = &self.members[node];
+        let Some(copy) = member.copy.clone().filter(|_| !member.wiped) else { return };
         let Some((name, now)) = self.some_file(node, pick) else { return };
         let old = SimulatedDisk::new(0);
         old.restore(copy);
