@@ -212,21 +212,21 @@ mod tests {
     use std::collections::BTreeSet;
 
     impl<const HINT: usize> Run<HINT> {
-        fn check<'a>(&self, key_of: &impl Fn(u32) -> &'a [u8]) {
+        fn check<'a>(&self, seed: u64, key_of: &impl Fn(u32) -> &'a [u8]) {
             let rising = |pair: &[Element<HINT>]| key_of(pair[0].number) < key_of(pair[1].number) && pair[0].hint <= pair[1].hint;
-            assert!(self.elements.windows(2).all(rising));
+            assert!(self.elements.windows(2).all(rising), "seed {seed}");
             let shared = |element: &Element<HINT>| &key_of(element.number)[..self.shared];
-            assert!(self.elements.iter().all(|element| shared(element) == shared(&self.elements[0])));
-            assert!(self.elements.iter().all(|element| element.hint == hint_of(key_of(element.number), self.shared)));
+            assert!(self.elements.iter().all(|element| shared(element) == shared(&self.elements[0])), "seed {seed}");
+            assert!(self.elements.iter().all(|element| element.hint == hint_of(key_of(element.number), self.shared)), "seed {seed}");
         }
     }
 
     impl<const BLOCK_MAX: usize> Ordered<BLOCK_MAX> {
-        fn check<'a>(&self, key_of: &impl Fn(u32) -> &'a [u8]) {
-            self.blocks.iter().for_each(|block| block.check(key_of));
-            self.heads.check(key_of);
-            assert!(self.blocks.iter().all(|block| (1..BLOCK_MAX).contains(&block.elements.len())));
-            assert!(self.heads.elements.iter().map(|head| head.number).eq(self.blocks.iter().map(Run::first)));
+        fn check<'a>(&self, seed: u64, key_of: &impl Fn(u32) -> &'a [u8]) {
+            self.blocks.iter().for_each(|block| block.check(seed, key_of));
+            self.heads.check(seed, key_of);
+            assert!(self.blocks.iter().all(|block| (1..BLOCK_MAX).contains(&block.elements.len())), "seed {seed}");
+            assert!(self.heads.elements.iter().map(|head| head.number).eq(self.blocks.iter().map(Run::first)), "seed {seed}");
         }
     }
 
@@ -245,19 +245,18 @@ mod tests {
     #[test]
     fn it_behaves_like_an_ordered_set() {
         let seed: u64 = rand::random();
-        println!("seed {seed}");
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for _ in 0..100 {
-            live(&mut random);
+            live(seed, &mut random);
         }
     }
 
     /// Numbers come and go, anywhere or at the ends; in the end all go.
-    fn live(random: &mut ChaCha8Rng) {
+    fn live(seed: u64, random: &mut ChaCha8Rng) {
         let keys = random_keys(random);
         let there: Vec<Cell<bool>> = keys.iter().map(|_| Cell::new(false)).collect();
         let key_of = |number: u32| {
-            assert!(there[number as usize].get(), "the key of {number} is asked for, which is not in the list");
+            assert!(there[number as usize].get(), "seed {seed}: the key of {number} is asked for, which is not in the list");
             &*keys[number as usize]
         };
         let (mut ordered, mut model) = (Ordered::<16>::default(), BTreeSet::new());
@@ -281,17 +280,17 @@ mod tests {
                 there[number as usize].set(false);
             }
             if step % 10 == 0 {
-                ordered.check(&key_of);
+                ordered.check(seed, &key_of);
                 let from = [&keys[anywhere as usize][..], &[0][..random.random_range(0..2)]].concat();
                 let first = keys.partition_point(|key| *key < from) as u32;
-                assert!(ordered.range(&from, &key_of).eq(model.range(first..).copied()), "step {step}, from {from:?}");
+                assert!(ordered.range(&from, &key_of).eq(model.range(first..).copied()), "seed {seed}, step {step}, from {from:?}");
             }
         }
         for number in model {
             ordered.remove(&keys[number as usize], &key_of);
             there[number as usize].set(false);
         }
-        assert!(ordered.range(b"", &key_of).next().is_none() && ordered.heads.elements.is_empty());
+        assert!(ordered.range(b"", &key_of).next().is_none() && ordered.heads.elements.is_empty(), "seed {seed}");
     }
 
     #[test]
@@ -303,7 +302,7 @@ mod tests {
         assert!(ordered.blocks.len() < 220, "{} blocks", ordered.blocks.len());
         let at_once = Ordered::<512>::of_rising(100_000, &key_of);
         for ordered in [ordered, at_once] {
-            ordered.check(&key_of);
+            ordered.check(0, &key_of);
             assert!(ordered.range(b"", &key_of).eq(0..100_000));
             assert!(ordered.range(b"key:0005", &key_of).eq(50_000..100_000));
             assert_eq!(ordered.range(b"kez", &key_of).next(), None);
