@@ -32,6 +32,10 @@ use super::waiting::Waiting;
 
 /// A node leads only if this many bytes of records have a place: its no-op and then some.
 const ROOM_TO_LEAD: usize = 4096;
+/// Clients leave this many bytes of the last segment when there is no next one: for the no-ops of all who lead until then, each of which
+/// takes a block, also on nodes whose batches were cut differently and left less.
+const ROOM_FOR_LEADERS: usize = 16 * ROOM_TO_LEAD;
+
 /// Limits of a replica, in bytes and milliseconds.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -436,8 +440,8 @@ impl<C: Clone> Replica<C> {
         if let Room::Oversized(min_bytes) = room {
             self.preparing.want(min_bytes);
         }
-        // The last bytes are for the no-op of whoever leads next, else nobody could, and there would be no reads either.
-        let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_TO_LEAD) == Room::Yes;
+        // The last bytes are for those who lead next, else nobody could, and there would be no reads either.
+        let spares_the_last = || !self.preparing.is_short() || self.log.room(bytes + ROOM_FOR_LEADERS) == Room::Yes;
         if room == Room::Yes && spares_the_last() { Ok(()) } else { Err(self.preparing.refuse(room)) }
     }
 
