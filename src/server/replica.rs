@@ -32,8 +32,7 @@ use super::waiting::Waiting;
 
 /// A node leads only if this many bytes of records have a place: its no-op and then some.
 const ROOM_TO_LEAD: usize = 4096;
-/// Clients leave this many bytes of the last segment when there is no next one: for the no-ops of all who lead until then, each of which
-/// takes a block, also on nodes whose batches were cut differently and left less.
+/// Clients leave this much of the last segment when there is no next one: a block for the no-op of each who leads until then.
 const ROOM_FOR_LEADERS: usize = 16 * ROOM_TO_LEAD;
 
 /// Limits of a replica, in bytes and milliseconds.
