@@ -196,8 +196,8 @@ fn a_full_disk_refuses_writes_with_what_is_missing_reads_go_on_and_it_resumes_by
     alone.pass(5_000);
     assert!(alone.replica.is_leader() && alone.reads(), "{:?}", alone.replica.position());
     assert!(matches!(set(&mut alone), Outcome::Busy(_)));
-    // What the next leaders need is left.
-    assert!(matches!(alone.replica.log.room(ROOM_FOR_LEADERS), Room::Yes));
+    // What fifteen leaders need is left, a block for each.
+    assert!(matches!(alone.replica.log.room(15 * 4096), Room::Yes));
 
     // Somebody takes what little was left; the text follows.
     alone.disk.set_free_bytes(Some(10));
